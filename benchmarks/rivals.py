@@ -308,7 +308,7 @@ async def _connect_calls() -> None:
     async def through_ours() -> bytes:
         request = HttpRequest("POST", path, "", headers, data)
         assert ours.refusal(request) is None
-        return (await ours.serve(frontend, clock, request, 1 << 22, can_hold=True)).body
+        return (await ours.serve(frontend, clock, request, 1 << 22, can_long_poll=True)).body
 
     assert await through_ours() == await through_library() == answer.SerializeToString()
     await _async_calls("whistlestop.frontend.doors.connect", through_ours, 2000)

@@ -173,7 +173,7 @@ async def test_in_a_function_a_job_goes_on_in_turns(yard: Yard) -> None:
         visibility_query=ALL,
         termination_operation=BatchOperationTermination(),
     )
-    start = frontend.call(f"{WORKFLOW_SERVICE}/StartBatchOperation", request, CallContext(can_hold=False))
+    start = frontend.call(f"{WORKFLOW_SERVICE}/StartBatchOperation", request, CallContext(can_long_poll=False))
     starting = asyncio.ensure_future(start)
     await yard.later(8)
     await starting

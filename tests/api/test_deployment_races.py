@@ -26,9 +26,9 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def _call(process: Process, method: str, *, can_hold: bool = True, **fields: Any) -> Any:
+async def _call(process: Process, method: str, *, can_long_poll: bool = True, **fields: Any) -> Any:
     request = getattr(rr, f"{method}Request")(namespace=NAMESPACE, **fields)
-    context = CallContext(can_hold=can_hold)
+    context = CallContext(can_long_poll=can_long_poll)
     reply = await process.frontend.call(f"temporal.api.workflowservice.v1.WorkflowService/{method}", request, context)
     return decoded(reply, getattr(rr, f"{method}Response"))
 
@@ -83,7 +83,7 @@ async def test_functions_that_look_no_more_when_they_have_answered_are_looked_af
     await _settle()
     await one.history.engine.deployments.read(backend.namespace_id)
     change = asyncio.ensure_future(
-        _call(other, "SetWorkerDeploymentCurrentVersion", can_hold=False, deployment_name="d", build_id="1")
+        _call(other, "SetWorkerDeploymentCurrentVersion", can_long_poll=False, deployment_name="d", build_id="1")
     )
     await _settle()
     await _start(one, "w")

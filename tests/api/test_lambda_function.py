@@ -108,7 +108,7 @@ def test_api_gateway_event_with_a_stage_reaches_history(history: Remembering) ->
         "order-7",
         b'"seven"',
     )
-    assert (context.namespace, context.can_hold) == ("default", False)
+    assert (context.namespace, context.can_long_poll) == ("default", False)
     assert context.namespace_id
     assert context.deadline_ns is not None
 

@@ -139,7 +139,7 @@ async def test_delete_frees_the_name_and_finishes_behind_the_scenes(world: World
     await world.call("RegisterNamespace", _register("a"))
     namespace_id = (await _describe(world, "a")).namespace_info.id
     reply: Any = await world.call(
-        "DeleteNamespace", operator_pb.DeleteNamespaceRequest(namespace="a"), CallContext(can_hold=False)
+        "DeleteNamespace", operator_pb.DeleteNamespaceRequest(namespace="a"), CallContext(can_long_poll=False)
     )
     assert reply.deleted_namespace == f"a-deleted-{namespace_id[:5]}"
     assert await _refused(world, "DescribeNamespace", service_pb.DescribeNamespaceRequest(namespace="a")) == (

@@ -37,7 +37,9 @@ async def ask(world: World, path: str, headers: dict[str, str]) -> HttpAnswer:
     answer = DispatchNexusTaskResponse()
     answer.response.start_operation.sync_success.SetInParent()
     world.history.answers |= {"DispatchNexusTask": answer, "CompleteNexusOperation": answer}
-    found = await nexus.serve(world.frontend, world.clock, HttpRequest("POST", path, "", headers, b""), can_hold=True)
+    found = await nexus.serve(
+        world.frontend, world.clock, HttpRequest("POST", path, "", headers, b""), can_long_poll=True
+    )
     assert found is not None
     return found
 

@@ -44,7 +44,7 @@ class Voice:
     def publish(self, topics: Iterable[str]) -> None:
         names = list(topics)
         for notifier in self.hall.notifiers:
-            notifier.publish(names, elsewhere=notifier is not self.own)
+            notifier.publish(names, remote=notifier is not self.own)
 
     def subscribe(self, *topics: str) -> Subscription:
         return self.own.subscribe(*topics)

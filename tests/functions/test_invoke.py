@@ -59,7 +59,7 @@ def history(cloud: Cloud) -> Iterator[LambdaClient]:
 
 async def _context(cloud: Cloud) -> CallContext:
     described = await cloud.call("DescribeNamespace")
-    return CallContext(namespace_id=described.namespace_info.id, namespace="default", can_hold=False)
+    return CallContext(namespace_id=described.namespace_info.id, namespace="default", can_long_poll=False)
 
 
 async def test_an_answer(history: LambdaClient, cloud: Cloud) -> None:

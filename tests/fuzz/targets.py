@@ -248,7 +248,7 @@ def function_events(data: bytes) -> None:
         }  # fmt: skip
     if not isinstance(event, dict):
         return
-    api = HttpApi(services().frontend, SystemClock(), can_hold=False, browsers=BrowserRules())
+    api = HttpApi(services().frontend, SystemClock(), can_long_poll=False, browsers=BrowserRules())
     if http_events.is_http(event):
         answer = run(answer_event(api, event, _deadline_ns()))
         assert answer.status != 500 or b"unmarshalling" in answer.body, answer
@@ -291,7 +291,7 @@ def call_raw(name: str, data: bytes) -> None:
         request: Message = spec.request_type.FromString(data)
     except DecodeError:
         return
-    context = CallContext(_deadline_ns(), {}, can_hold=False)
+    context = CallContext(_deadline_ns(), {}, can_long_poll=False)
     refused = None
     try:
         run(services().frontend.call(name, request, context))

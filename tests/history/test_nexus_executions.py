@@ -216,13 +216,13 @@ async def test_nothing_is_left_of_it_when_it_was_kept_long_enough_or_deleted(des
 )
 @pytest.mark.parametrize("kind", [OPERATIONS, ACTIVITIES], ids=["operations", "activities"])
 def test_who_asks_for_news_is_answered_before_its_own_time_is_over(
-    kind: Standalone, left_s: int | None, waits_s: int, *, can_hold: bool
+    kind: Standalone, left_s: int | None, waits_s: int, *, can_long_poll: bool
 ) -> None:
     """As `longPollTimeout` and `longPollBuffer` say: a minute, and a second. A function waits no longer than it did."""
     service: Any = SimpleNamespace(limits=Limits(), clock=FakeClock())
     now_ns = service.clock.steady_ns()
     deadline_ns = None if left_s is None else now_ns + left_s * SECOND_NS
-    context = CallContext(deadline_ns, namespace="default", can_hold=can_hold)
+    context = CallContext(deadline_ns, namespace="default", can_long_poll=can_long_poll)
     assert kind.deadline(service, context) == now_ns + waits_s * SECOND_NS
 
 

@@ -345,12 +345,14 @@ async def test_a_queue_goes_on_behind_tasks_that_cannot_be_started(backend: Back
 
 
 @pytest.mark.parametrize("can_hold", [True, False])
-async def test_a_nexus_task_that_cannot_be_read_is_taken_out_of_its_queue(backend: Backend, *, can_hold: bool) -> None:
+async def test_a_nexus_task_that_cannot_be_read_is_taken_out_of_its_queue(
+    backend: Backend, *, can_long_poll: bool
+) -> None:
     key = TaskKey(backend.namespace_id, "q", 3, 3, 1)
     await backend.store.put_tasks([MatchingTask(key, "w", "r", 5, 1, 0, data=JUNK)])
     poll = rr.PollNexusTaskQueueRequest(namespace="default")
     poll.task_queue.name = "q"
-    context = CallContext(backend.clock.steady_ns() + 2 * SECOND_NS, {}, backend.namespace_id, "default", can_hold)
+    context = CallContext(backend.clock.steady_ns() + 2 * SECOND_NS, {}, backend.namespace_id, "default", can_long_poll)
     polling = asyncio.ensure_future(backend.matching.call("PollNexusTaskQueue", poll, context))
 
     async def is_empty() -> bool:

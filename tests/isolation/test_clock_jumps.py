@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from tests.isolation.backend import Backend
 from tests.patience import PATIENCE_S
-from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S
+from whistlestop.common.clock import SECOND_NS, WALL_CHECK_S
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.notify import LocalNotifier
@@ -243,7 +243,7 @@ async def test_a_timer_that_a_jump_makes_due_fires_within_the_look(backend: Back
     await start_timer(backend, 1800)
     await let_pass(backend, 2)
     backend.clock.set_wall(HOUR_S)
-    await let_pass(backend, WALL_LOOK_S + 1)
+    await let_pass(backend, WALL_CHECK_S + 1)
     assert await fired(backend)
 
 
@@ -256,7 +256,7 @@ async def test_a_timer_waits_for_its_date_when_the_clock_is_set_back(backend: Ba
     backend.clock.set_wall(-60)
     await let_pass(backend, seconds)
     assert not await fired(backend)
-    await let_pass(backend, 60 + WALL_LOOK_S)
+    await let_pass(backend, 60 + WALL_CHECK_S)
     assert await fired(backend)
 
 
@@ -270,7 +270,7 @@ async def test_what_another_process_left_is_found_though_the_clock_was_set_back(
     with monkeypatch.context() as patched:
         patched.setattr(backend.history.timers, "hint", lambda _: None)
         await start_timer(backend, 90)
-    await let_pass(backend, 90 + WALL_LOOK_S + 1)
+    await let_pass(backend, 90 + WALL_CHECK_S + 1)
     assert await fired(backend)
 
 

@@ -200,7 +200,7 @@ class Bench:
     def hint_from_elsewhere(self, topic: str) -> None:
         """What another process that wrote says."""
         assert isinstance(self.notifier, LocalNotifier)
-        self.notifier.publish([topic], elsewhere=True)
+        self.notifier.publish([topic], remote=True)
 
     def another(self, config: MatchingConfig | None = None, notifier: Notifier | None = None) -> Matching:
         """One more process over the same store."""
@@ -222,9 +222,9 @@ class Bench:
         """Rows that history commits and offers."""
         self.matching.offer([self.task(name, queue=queue, task_type=task_type, priority=priority) for name in names])
 
-    def context(self, seconds: float | None = 70.0, *, can_hold: bool = True) -> CallContext:
+    def context(self, seconds: float | None = 70.0, *, can_long_poll: bool = True) -> CallContext:
         deadline_ns = None if seconds is None else self.clock.steady_ns() + round(seconds * SECOND_NS)
-        return CallContext(deadline_ns, namespace_id=NAMESPACE, namespace="ns", can_hold=can_hold)
+        return CallContext(deadline_ns, namespace_id=NAMESPACE, namespace="ns", can_long_poll=can_long_poll)
 
     def poll(
         self,
@@ -234,7 +234,7 @@ class Bench:
         identity: str = "me",
         worker: str = "",
         sticky: bool = False,
-        can_hold: bool = True,
+        can_long_poll: bool = True,
         matching: Matching | None = None,
     ) -> asyncio.Task[rr.PollWorkflowTaskQueueResponse]:
         """A poll of workflow tasks that runs beside the test."""
@@ -249,14 +249,14 @@ class Bench:
 
         async def run() -> rr.PollWorkflowTaskQueueResponse:
             reply = await (matching or self.matching).call(
-                "PollWorkflowTaskQueue", request, self.context(seconds, can_hold=can_hold)
+                "PollWorkflowTaskQueue", request, self.context(seconds, can_long_poll=can_long_poll)
             )
             return rr.PollWorkflowTaskQueueResponse.FromString(encoded(reply))
 
         return asyncio.ensure_future(run())
 
     def poll_activity(
-        self, queue: str = "q", *, rps: float | None = None, seconds: float = 70.0, can_hold: bool = True
+        self, queue: str = "q", *, rps: float | None = None, seconds: float = 70.0, can_long_poll: bool = True
     ) -> asyncio.Task[rr.PollActivityTaskQueueResponse]:
         """A poll of activity tasks that runs beside the test."""
         request = rr.PollActivityTaskQueueRequest(
@@ -266,14 +266,16 @@ class Bench:
             request.task_queue_metadata.max_tasks_per_second.value = rps
 
         async def run() -> rr.PollActivityTaskQueueResponse:
-            reply = await self.matching.call("PollActivityTaskQueue", request, self.context(seconds, can_hold=can_hold))
+            reply = await self.matching.call(
+                "PollActivityTaskQueue", request, self.context(seconds, can_long_poll=can_long_poll)
+            )
             return rr.PollActivityTaskQueueResponse.FromString(encoded(reply))
 
         return asyncio.ensure_future(run())
 
-    async def ask(self, method: str, request: Message, *, can_hold: bool = True) -> Any:
+    async def ask(self, method: str, request: Message, *, can_long_poll: bool = True) -> Any:
         """A call whose answer is a message."""
-        return await self.matching.call(method, request, self.context(can_hold=can_hold))
+        return await self.matching.call(method, request, self.context(can_long_poll=can_long_poll))
 
 
 async def settle(rounds: int = 20) -> None:

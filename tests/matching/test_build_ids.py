@@ -37,14 +37,14 @@ async def store(bench: Bench) -> None:
     await Deployments(bench.store, bench.clock).change(NAMESPACE, change)
 
 
-async def poll(bench: Bench, build_id: str, *, sticky: bool = False, can_hold: bool = True) -> Reply:
+async def poll(bench: Bench, build_id: str, *, sticky: bool = False, can_long_poll: bool = True) -> Reply:
     queue = queue_pb.TaskQueue(name="q", kind=NORMAL)
     if sticky:
         queue = queue_pb.TaskQueue(name="cache", kind=STICKY, normal_name="q")
     request = rr.PollWorkflowTaskQueueRequest(namespace="ns", task_queue=queue, identity="me")
     request.worker_version_capabilities.build_id = build_id
     request.worker_version_capabilities.use_versioning = True
-    return await bench.matching.call("PollWorkflowTaskQueue", request, bench.context(can_hold=can_hold))
+    return await bench.matching.call("PollWorkflowTaskQueue", request, bench.context(can_long_poll=can_long_poll))
 
 
 def told(bench: Bench) -> tuple[str, str]:
@@ -54,22 +54,22 @@ def told(bench: Bench) -> tuple[str, str]:
 
 
 @HOLDS
-async def test_the_default_of_a_set_takes_its_tasks_and_history_hears_of_no_build_id(*, can_hold: bool) -> None:
+async def test_the_default_of_a_set_takes_its_tasks_and_history_hears_of_no_build_id(*, can_long_poll: bool) -> None:
     bench = Bench()
     await store(bench)
     bench.task("unversioned")
     bench.task("of the set", queue=set_queue("s", "q"))
-    await poll(bench, "1.1", can_hold=can_hold)
+    await poll(bench, "1.1", can_long_poll=can_long_poll)
     assert told(bench) == ("of the set", "")
 
 
 @HOLDS
-async def test_a_build_id_under_rules_takes_its_own_tasks_and_history_hears_of_it(*, can_hold: bool) -> None:
+async def test_a_build_id_under_rules_takes_its_own_tasks_and_history_hears_of_it(*, can_long_poll: bool) -> None:
     bench = Bench()
     await store(bench)
     bench.task("unversioned")
     bench.task("of the build", queue=build_queue("b", "q"))
-    await poll(bench, "b", can_hold=can_hold)
+    await poll(bench, "b", can_long_poll=can_long_poll)
     assert told(bench) == ("of the build", "b")
 
 
@@ -137,16 +137,16 @@ async def test_an_unversioned_poll_asks_for_no_build_ids() -> None:
 
 
 @HOLDS
-async def test_nexus_polls_of_a_build_id_take_its_own_tasks(*, can_hold: bool) -> None:
+async def test_nexus_polls_of_a_build_id_take_its_own_tasks(*, can_long_poll: bool) -> None:
     bench = Bench()
     await store(bench)
     bench.task("default", queue=set_queue("s", "q"), task_type=3)
     request = rr.PollNexusTaskQueueRequest(namespace="ns", task_queue={"name": "q"}, identity="me")  # type: ignore[arg-type]
     request.worker_version_capabilities.build_id = "1.1"
     request.worker_version_capabilities.use_versioning = True
-    await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_hold=can_hold))
+    await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_long_poll=can_long_poll))
     method, asked = bench.history.calls[-1]
     assert (method, asked.workflow_id) == ("RecordNexusTaskStarted", "default")
     request.worker_version_capabilities.build_id = "1"
     with pytest.raises(ServiceError, match="newer compatible build"):
-        await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_hold=can_hold))
+        await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_long_poll=can_long_poll))

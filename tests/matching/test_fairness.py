@@ -195,10 +195,10 @@ def _fields(task: MatchingTask) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-async def started(bench: Bench, count: int, *, can_hold: bool = True) -> Counter[str]:
+async def started(bench: Bench, count: int, *, can_long_poll: bool = True) -> Counter[str]:
     got: Counter[str] = Counter()
     for _ in range(count):
-        reply = await bench.poll_activity(can_hold=can_hold)
+        reply = await bench.poll_activity(can_long_poll=can_long_poll)
         if reply.activity_id:
             got[reply.activity_id.rpartition("-")[0]] += 1
     return got
@@ -257,7 +257,7 @@ async def test_functions_serve_keys_without_memory() -> None:
     bench = Bench(MatchingConfig(function_wait_s=0.2))
     put(bench, [task(n, "busy") for n in range(300)], offered=False)
     put(bench, [task(n, "other") for n in range(300, 340)], offered=False)
-    assert (await started(bench, 60, can_hold=False))["other"] in range(15, 41)
+    assert (await started(bench, 60, can_long_poll=False))["other"] in range(15, 41)
 
 
 async def test_stored_weights_and_limits_reach_a_queue_in_use() -> None:
@@ -287,14 +287,14 @@ async def test_a_limit_of_keys_holds_over_functions() -> None:
     await limit_keys(bench, 2)
     put(bench, [task(n, key) for n, key in enumerate(["a", "b", ""] * 10)], offered=False)
     put(bench, [task(100 + n, "heavy", weight=2.5) for n in range(10)], offered=False)
-    assert await started(bench, 20, can_hold=False) == {"a": 2, "b": 2, "none": 2, "heavy": 5}
+    assert await started(bench, 20, can_long_poll=False) == {"a": 2, "b": 2, "none": 2, "heavy": 5}
     await bench.clock.advance(0.5)
-    assert await started(bench, 10, can_hold=False) == {"a": 1, "b": 1, "none": 1, "heavy": 2}
+    assert await started(bench, 10, can_long_poll=False) == {"a": 1, "b": 1, "none": 1, "heavy": 2}
     await bench.clock.advance(60)
     put(bench, [task(200, "another")], offered=False)
     for key in [key for key in bench.rows.rows if key.priority != level(3, "another")]:
         del bench.rows.rows[key]
-    await started(bench, 1, can_hold=False)
+    await started(bench, 1, can_long_poll=False)
     (row,) = bench.rows.queues.values()
     assert list(data_of(row).key_ready_ns) == [level(3, "another")]
 
@@ -319,5 +319,5 @@ async def test_a_limit_of_keys_holds_over_processes() -> None:
 async def test_without_limits_a_function_reads_a_row_and_writes_none() -> None:
     bench = Bench(MatchingConfig(function_wait_s=0))
     put(bench, [task(n, "a") for n in range(3)], offered=False)
-    await started(bench, 3, can_hold=False)
+    await started(bench, 3, can_long_poll=False)
     assert bench.rows.queues == {}

@@ -31,14 +31,14 @@ def update(
     return request
 
 
-async def drained(bench: Bench, seconds: float, *, rps: float | None = None, can_hold: bool = True) -> int:
+async def drained(bench: Bench, seconds: float, *, rps: float | None = None, can_long_poll: bool = True) -> int:
     """How many activities five greedy pollers get in that time."""
     count = 0
 
     async def greedy() -> None:
         nonlocal count
         while True:
-            reply = await bench.poll_activity(rps=rps, can_hold=can_hold)
+            reply = await bench.poll_activity(rps=rps, can_long_poll=can_long_poll)
             if reply.activity_id:
                 count += 1
 
@@ -115,7 +115,7 @@ async def test_a_stored_limit_holds_for_fresh_instances_that_share_nothing() -> 
     count = 0
     for _ in range(40):
         bench.matching = bench.another()
-        poll = bench.poll_activity(can_hold=False)
+        poll = bench.poll_activity(can_long_poll=False)
         await settle(50)
         await bench.clock.advance(0.1)
         await settle(50)

@@ -31,8 +31,8 @@ def request(*queues: str, limit: int = 0) -> worker_pb.LookForTasksRequest:
     )
 
 
-def look(bench: Bench, *queues: str, limit: int = 0, can_hold: bool = True) -> asyncio.Task[Any]:
-    return asyncio.ensure_future(bench.ask("LookForTasks", request(*queues, limit=limit), can_hold=can_hold))
+def look(bench: Bench, *queues: str, limit: int = 0, can_long_poll: bool = True) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(bench.ask("LookForTasks", request(*queues, limit=limit), can_long_poll=can_long_poll))
 
 
 async def test_counts_come_in_the_order_of_the_request_and_up_to_the_limit() -> None:
@@ -59,7 +59,7 @@ async def test_a_version_is_known_from_its_first_look_on() -> None:
     """A bridge polls only where a task waits, and without a version there is no task for it."""
     bench = Bench()
     asked = _of_a_version(request("one"))
-    await bench.ask("LookForTasks", asked, can_hold=False)
+    await bench.ask("LookForTasks", asked, can_long_poll=False)
     row = bench.rows.queues[NAMESPACE, ROW_NAME, ROW_TYPE]
     [deployment] = NamespaceDeployments.FromString(row.data).deployments
     [version] = (each.worker_deployment_version_info for each in deployment.versions)
@@ -71,16 +71,16 @@ async def test_a_version_is_known_from_its_first_look_on() -> None:
 async def test_a_worker_that_another_instance_saw_leave_polls_no_more() -> None:
     """No instance of a function remembers it."""
     bench = Bench()
-    await bench.ask("LookForTasks", _of_a_version(request("one")), can_hold=False)
+    await bench.ask("LookForTasks", _of_a_version(request("one")), can_long_poll=False)
     describe = rr.DescribeTaskQueueRequest(task_queue=queue_pb.TaskQueue(name="one"))
-    described = await bench.ask("DescribeTaskQueue", describe, can_hold=False)
+    described = await bench.ask("DescribeTaskQueue", describe, can_long_poll=False)
     assert [poller.identity for poller in described.pollers] == ["me"]
     goodbye = rr.ShutdownWorkerRequest(task_queue="one", identity="me")
     goodbye.worker_heartbeat.deployment_version.deployment_name = "shop"
     goodbye.worker_heartbeat.deployment_version.build_id = "1.0"
     other = bench.another()
-    await other.call("ShutdownWorker", goodbye, bench.context(can_hold=False))
-    assert list((await bench.ask("DescribeTaskQueue", describe, can_hold=False)).pollers) == []
+    await other.call("ShutdownWorker", goodbye, bench.context(can_long_poll=False))
+    assert list((await bench.ask("DescribeTaskQueue", describe, can_long_poll=False)).pollers) == []
     await bench.matching.close()
     await other.close()
 
@@ -109,7 +109,7 @@ async def test_a_look_ends_empty_before_its_deadline() -> None:
 
 async def test_a_function_looks_once_and_says_that_it_does_not_wait() -> None:
     bench = Bench()
-    answer = await look(bench, "one", can_hold=False)
+    answer = await look(bench, "one", can_long_poll=False)
     assert (list(answer.workflow_tasks), answer.holds) == ([0], False)
     await bench.matching.close()
 
@@ -149,7 +149,7 @@ async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
     bench = Bench(FUNCTION)
     asked = request("one", "two")
     asked.wake_queue = "stack-bridge-7"
-    answer = await bench.ask("LookForTasks", asked, can_hold=False)
+    answer = await bench.ask("LookForTasks", asked, can_long_poll=False)
     assert (answer.wakes, answer.wake_queue_prefix) == (True, "stack-bridge-")
     registered = {key: row for key, row in bench.rows.pollers.items() if row.identity == "stack-bridge-7"}
     assert sorted(registered) == [
@@ -157,10 +157,10 @@ async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
         (NAMESPACE, "two", -1, "stack-bridge-7"),
     ]  # fmt: skip
     writes = bench.rows.writes
-    await bench.ask("LookForTasks", asked, can_hold=False)
+    await bench.ask("LookForTasks", asked, can_long_poll=False)
     assert bench.rows.writes == writes
     await bench.clock.advance(70)
-    await bench.ask("LookForTasks", asked, can_hold=False)
+    await bench.ask("LookForTasks", asked, can_long_poll=False)
     assert bench.rows.writes == writes + 1
     row = bench.rows.pollers[NAMESPACE, "two", -1, "stack-bridge-7"]
     assert row.expires_ns - bench.clock.now_ns() == 300 * 10**9
@@ -173,7 +173,7 @@ async def test_a_queue_that_is_not_for_waking_is_not_registered(name: str) -> No
     bench = Bench(FUNCTION)
     asked = request("one")
     asked.wake_queue = name
-    answer = await bench.ask("LookForTasks", asked, can_hold=False)
+    answer = await bench.ask("LookForTasks", asked, can_long_poll=False)
     assert (answer.wakes, answer.wake_queue_prefix) == (False, "stack-bridge-")
     assert {row.identity for row in bench.rows.pollers.values()} == {"me"}
     await bench.matching.close()
@@ -193,7 +193,7 @@ async def test_heartbeats_that_come_with_a_look_count() -> None:
     bench = Bench(MatchingConfig(hear_others=False))
     asked = request("one")
     asked.heartbeats.append(workers_pb.WorkerHeartbeat(worker_instance_key="k1", worker_identity="me"))
-    await bench.ask("LookForTasks", asked, can_hold=False)
+    await bench.ask("LookForTasks", asked, can_long_poll=False)
     listed = await bench.ask("ListWorkers", rr.ListWorkersRequest())
     assert [info.worker_instance_key for info in listed.workers] == ["k1"]
     await bench.matching.close()

@@ -367,7 +367,7 @@ async def test_a_store_that_does_not_answer_makes_the_poll_unavailable_and_those
 async def test_a_function_looks_waits_a_little_and_answers_empty() -> None:
     bench = Bench()
     bench.notifier = RecheckNotifier(bench.clock)
-    poll = bench.poll(can_hold=False, seconds=60, matching=bench.another())
+    poll = bench.poll(can_long_poll=False, seconds=60, matching=bench.another())
     await settle()
     await bench.clock.advance(0.6)
     assert got(poll) == ""
@@ -377,7 +377,7 @@ async def test_a_function_looks_waits_a_little_and_answers_empty() -> None:
 async def test_a_function_finds_a_task_that_comes_while_it_waits() -> None:
     bench = Bench()
     bench.notifier = RecheckNotifier(bench.clock)
-    poll = bench.poll(can_hold=False, seconds=60, matching=bench.another())
+    poll = bench.poll(can_long_poll=False, seconds=60, matching=bench.another())
     await settle()
     await bench.clock.advance(0.1)
     bench.task("a")
@@ -399,7 +399,7 @@ async def test_a_function_goes_on_past_what_it_can_not_start() -> None:
             raise ServiceError(code, "no")
 
     bench.history.before = refuse
-    poll = bench.poll(can_hold=False, matching=bench.another())
+    poll = bench.poll(can_long_poll=False, matching=bench.another())
     await settle()
     assert got(poll) == "good"
     assert stale.key not in bench.rows.rows

@@ -244,7 +244,10 @@ async def test_a_task_that_another_took_meanwhile_is_not_sent() -> None:
 
 async def test_in_a_function_no_task_is_begun_that_could_not_be_answered_in_time() -> None:
     context = CallContext(
-        namespace_id=NAMESPACE, namespace="shop", deadline_ns=FakeClock().steady_ns() + 5 * SECOND_NS, can_hold=False
+        namespace_id=NAMESPACE,
+        namespace="shop",
+        deadline_ns=FakeClock().steady_ns() + 5 * SECOND_NS,
+        can_long_poll=False,
     )
     receiver = Receiver(lambda _: (200, b""))
     _, history = await run(receiver, "a", context=context)

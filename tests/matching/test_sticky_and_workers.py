@@ -16,13 +16,15 @@ from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.matching.config import MatchingConfig
 
 
-async def has_poller(bench: Bench, queue: str, *, can_hold: bool = True) -> bool:
-    reply = await bench.ask("HasPoller", internal.HasPollerRequest(task_queue=queue, task_type=1), can_hold=can_hold)
+async def has_poller(bench: Bench, queue: str, *, can_long_poll: bool = True) -> bool:
+    reply = await bench.ask(
+        "HasPoller", internal.HasPollerRequest(task_queue=queue, task_type=1), can_long_poll=can_long_poll
+    )
     return bool(reply.has_poller)
 
 
-async def shut_down(bench: Bench, request: rr.ShutdownWorkerRequest, *, can_hold: bool = True) -> None:
-    await bench.ask("ShutdownWorker", request, can_hold=can_hold)
+async def shut_down(bench: Bench, request: rr.ShutdownWorkerRequest, *, can_long_poll: bool = True) -> None:
+    await bench.ask("ShutdownWorker", request, can_long_poll=can_long_poll)
     await settle()
 
 
@@ -142,16 +144,16 @@ async def test_shutdown_sends_waiting_sticky_tasks_to_the_normal_queue_and_marks
 async def test_shutdown_in_a_function_tells_the_others_through_the_rows() -> None:
     bench = Bench()
     bench.matching = bench.another()
-    poll = bench.poll("sticky", sticky=True, can_hold=False)
+    poll = bench.poll("sticky", sticky=True, can_long_poll=False)
     await settle()
     await bench.clock.advance(1)
     assert poll.done()
     bench.matching = bench.another()
-    assert await has_poller(bench, "sticky", can_hold=False)
+    assert await has_poller(bench, "sticky", can_long_poll=False)
     bench.task("a", queue="sticky")
-    await shut_down(bench, rr.ShutdownWorkerRequest(sticky_task_queue="sticky"), can_hold=False)
+    await shut_down(bench, rr.ShutdownWorkerRequest(sticky_task_queue="sticky"), can_long_poll=False)
     bench.matching = bench.another()
-    assert not await has_poller(bench, "sticky", can_hold=False)
+    assert not await has_poller(bench, "sticky", can_long_poll=False)
     assert bench.history.resets == ["a"]
 
 

@@ -330,7 +330,7 @@ async def test_a_completion_over_http_is_of_the_namespace_of_its_address(place: 
     async def post(path: str, caller: str) -> int:
         headers = {**header, "authorization": f"Bearer wsk_secret-of-{caller}", "nexus-operation-state": "succeeded"}
         request = HttpRequest("POST", path, "", headers, b"")
-        answer = await nexus.serve(place.frontend, SystemClock(), request, can_hold=True)
+        answer = await nexus.serve(place.frontend, SystemClock(), request, can_long_poll=True)
         assert answer is not None
         return answer.status
 

@@ -224,7 +224,7 @@ async def test_a_request_over_http_does_not_go_there(place: Town) -> None:
     headers = {"authorization": "Bearer wsk_secret-of-victim-admin"}
     path = f"/namespaces/victim/task-queues/{OWN}/nexus-services/s/o"
     answer = await nexus.serve(
-        place.frontend, SystemClock(), HttpRequest("POST", path, "", headers, b""), can_hold=True
+        place.frontend, SystemClock(), HttpRequest("POST", path, "", headers, b""), can_long_poll=True
     )
     assert answer is not None
     assert (answer.status, REFUSED.encode() in answer.body) == (400, True)

@@ -307,7 +307,7 @@ async def test_who_waits_for_a_date_notices_that_it_has_come() -> None:
     waiting = asyncio.ensure_future(sleep_until(clock, clock.now_ns() + int(HOUR_S) * SECOND_NS))
     await clock.advance(1)
     clock.set_wall(HOUR_S)
-    await clock.advance(clocks.WALL_LOOK_S)
+    await clock.advance(clocks.WALL_CHECK_S)
     assert waiting.done()
 
 

@@ -117,15 +117,15 @@ async def test_a_call_arrives_with_what_belongs_to_it(site: Site) -> None:
     [(request, context)] = site.services[0].seen
     assert request == START
     assert context.headers == {"client-name": "temporal-python", "supported-features": "x"}
-    assert (context.namespace_id, context.namespace, context.can_hold) == ("id", "n", True)
+    assert (context.namespace_id, context.namespace, context.can_long_poll) == ("id", "n", True)
     assert context.deadline_ns is not None
     assert abs(context.deadline_ns - deadline_ns) < SECOND_NS
 
 
 async def test_a_function_is_not_held_by_a_server(site: Site) -> None:
     """Its wait is billed, wherever it waits."""
-    await site.client().call("StartWorkflowExecution", START, CallContext(can_hold=False))
-    assert not site.services[0].seen[0][1].can_hold
+    await site.client().call("StartWorkflowExecution", START, CallContext(can_long_poll=False))
+    assert not site.services[0].seen[0][1].can_long_poll
 
 
 async def test_errors_keep_their_details(site: Site) -> None:

@@ -97,7 +97,7 @@ class Hints:
             if process.hints is self:
                 self.local.publish(names)
             elif not weather.strike(weather.lost_hint, "a hint is lost"):
-                publish = partial(process.hints.local.publish, names, elsewhere=True)
+                publish = partial(process.hints.local.publish, names, remote=True)
                 if weather.strike(weather.late_hint, "a hint is late"):
                     backend.later(backend.chance.choice([0.01, 1, 20]), publish)
                 else:

@@ -79,7 +79,7 @@ async def test_who_waits_is_woken_when_hints_may_be_lost() -> None:
     with notifier.subscribe("a") as mine, notifier.subscribe("b") as other:
         notifier.wake_everybody()
         assert await mine.wait(0)
-        assert mine.elsewhere
+        assert mine.remote
         assert await other.wait(0)
 
 

@@ -30,7 +30,7 @@ MILLISECOND_NS = 1_000_000
 STEADY_START_NS = 100_000_000 * SECOND_NS
 """Roughly the first reading of a steady clock. It is large, so that 0 as "last happened at" is always long ago."""
 
-WALL_LOOK_S = 5.0
+WALL_CHECK_S = 5.0
 """How often code that waits for an instant of the wall clock re-reads that clock, since it may have been set
 meanwhile."""
 
@@ -154,8 +154,8 @@ class SkippingClock:
         return self._base.steady_ns()
 
     async def sleep(self, delay_s: float) -> None:
-        due_ns = self.steady_ns() + self._ahead_ns + round(delay_s * SECOND_NS)
-        while (left_ns := due_ns - self._ahead_ns - self.steady_ns()) > 0:
+        deadline_ns = self.steady_ns() + self._ahead_ns + round(delay_s * SECOND_NS)
+        while (left_ns := deadline_ns - self._ahead_ns - self.steady_ns()) > 0:
             await wait_until(self._base, self._base.steady_ns() + left_ns, self._skipped.wait())
 
     def skip_to(self, instant_ns: int) -> None:
@@ -181,17 +181,17 @@ async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | 
 async def sleep_until(clock: Clock, instant_ns: int) -> None:
     """Sleep until the wall clock reads `instant_ns`.
 
-    If the clock is set to that instant or beyond, this returns at most WALL_LOOK_S later.
+    If the clock is set to that instant or beyond, this returns at most WALL_CHECK_S later.
     """
     while (left_ns := instant_ns - clock.now_ns()) > 0:
-        await clock.sleep(min(left_ns / SECOND_NS, WALL_LOOK_S))
+        await clock.sleep(min(left_ns / SECOND_NS, WALL_CHECK_S))
 
 
 async def wait_toward(clock: Clock, instant_ns: int, what: Awaitable[T]) -> T | None:
     """Await `what` until the wall clock should read `instant_ns`; return None on a timeout.
 
-    The wait lasts WALL_LOOK_S at most. The caller then reads the wall clock again, which may have been set, and goes
+    The wait lasts WALL_CHECK_S at most. The caller then reads the wall clock again, which may have been set, and goes
     on waiting if the instant has not come.
     """
-    left_ns = min(instant_ns - clock.now_ns(), round(WALL_LOOK_S * SECOND_NS))
+    left_ns = min(instant_ns - clock.now_ns(), round(WALL_CHECK_S * SECOND_NS))
     return await wait_until(clock, clock.steady_ns() + left_ns, what)

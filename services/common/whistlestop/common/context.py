@@ -22,7 +22,7 @@ class CallContext:
     """gRPC metadata or HTTP headers, names in lower case."""
     namespace_id: str = ""
     namespace: str = ""
-    can_hold: bool = True
+    can_long_poll: bool = True
     """False inside a function, where waiting is billed: waits poll with back-off and end early."""
     sees: frozenset[str] | None = None
     """The names of the namespaces that the caller may see in a list; None means all."""

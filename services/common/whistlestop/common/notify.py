@@ -44,7 +44,7 @@ class Subscription(Protocol):
     """A subscription to some topics. A notification that came before `wait` is not lost."""
 
     @property
-    def elsewhere(self) -> bool:
+    def remote(self) -> bool:
         """Whether the change may have happened in another process, so that no cache of this one shows it.
 
         True before the first wait, since earlier changes are unknown.
@@ -81,20 +81,20 @@ class _LocalSubscription:
     def __init__(self, owner: LocalNotifier, topics: tuple[str, ...]) -> None:
         self._owner = owner
         self._topics = topics
-        self._woken = False
+        self._notified = False
         self._waiting: asyncio.Future[None] | None = None
-        self._heard_elsewhere = False
-        self.elsewhere = True
+        self._was_remote = False
+        self.remote = True
 
-    def wake(self, *, elsewhere: bool) -> None:
-        self._heard_elsewhere |= elsewhere
-        self._woken = True
+    def notify(self, *, remote: bool) -> None:
+        self._was_remote |= remote
+        self._notified = True
         if self._waiting is not None:
             _release(self._waiting)
 
     async def wait(self, deadline_ns: int) -> bool:
         clock = self._owner.clock
-        if not self._woken:
+        if not self._notified:
             left_ns = deadline_ns - clock.steady_ns()
             if left_ns <= 0:
                 return False
@@ -106,9 +106,9 @@ class _LocalSubscription:
             finally:
                 self._waiting = None
                 sleeper.cancel()
-        woken, self._woken = self._woken, False
-        self.elsewhere, self._heard_elsewhere = self._heard_elsewhere, False
-        return woken
+        notified, self._notified = self._notified, False
+        self.remote, self._was_remote = self._was_remote, False
+        return notified
 
     def __enter__(self) -> Self:
         for topic in self._topics:
@@ -137,17 +137,17 @@ class LocalNotifier:
         self.audience: dict[str, dict[_LocalSubscription, None]] = {}
         """Subscribers by topic, in the order in which they subscribed, so that simulations are reproducible."""
 
-    def publish(self, topics: Iterable[str], *, elsewhere: bool = False) -> None:
+    def publish(self, topics: Iterable[str], *, remote: bool = False) -> None:
         for topic in topics:
             for listener in self.audience.get(topic, ()):
-                listener.wake(elsewhere=elsewhere)
+                listener.notify(remote=remote)
 
     def subscribe(self, *topics: str) -> Subscription:
         return _LocalSubscription(self, topics)
 
 
 class _RecheckSubscription:
-    elsewhere = True
+    remote = True
 
     def __init__(self, clock: Clock, first_s: float, most_s: float) -> None:
         self._clock = clock

@@ -20,13 +20,13 @@ class ThrottledWarnings:
         self._clock = clock
         self._per_s = per_s
         self._second = -1
-        self._said = 0
+        self._logged = 0
 
     def __call__(self, text: str, *values: object) -> None:
         """Log a warning, with the arguments of `Logger.warning`."""
         second = self._clock.steady_ns() // SECOND_NS
         if second != self._second:
-            self._second, self._said = second, 0
-        self._said += 1
-        if self._said <= self._per_s:
+            self._second, self._logged = second, 0
+        self._logged += 1
+        if self._logged <= self._per_s:
             self._log.warning(text, *values)

@@ -45,7 +45,7 @@ class FrontendInstance:
             from whistlestop.frontend.doors.browsers import BrowserRules
 
             browsers = BrowserRules()
-        self._api = HttpApi(self.frontend, clock, can_hold=False, browsers=browsers)
+        self._api = HttpApi(self.frontend, clock, can_long_poll=False, browsers=browsers)
         self._environment = environment
 
     async def serve(self, event: dict[str, Any], invocation: Invocation) -> dict[str, Any]:

@@ -237,7 +237,7 @@ class Frontend:
         if namespace is None:
             return context
         return CallContext(
-            context.deadline_ns, context.headers, namespace.namespace_id, namespace.name, context.can_hold
+            context.deadline_ns, context.headers, namespace.namespace_id, namespace.name, context.can_long_poll
         )
 
     def _from_storage(self, error: storage_errors.StorageError) -> ServiceError:

@@ -107,7 +107,7 @@ class HistoryInstance:
         timers = transfers = 0
         more, next_due_ns = True, 0
         while more and (latest_ns is None or self._clock.steady_ns() < latest_ns):
-            context = CallContext(deadline_ns=latest_ns, can_hold=False)
+            context = CallContext(deadline_ns=latest_ns, can_long_poll=False)
             reply = await history.call("FireDue", internal_pb2.FireDueRequest(limit=_PAGE), context)
             assert isinstance(reply, internal_pb2.FireDueResponse)
             timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
@@ -152,7 +152,7 @@ class _Waits(RecheckNotifier):
 
 
 class _Wait:
-    elsewhere = True
+    remote = True
     """A function has no cache that could be used instead of a read."""
 
     def __init__(self, waiting: Subscription, history: History, clock: Clock) -> None:
@@ -166,7 +166,7 @@ class _Wait:
         now_ns = self._clock.steady_ns()
         if notified and now_ns - self._fired_ns >= _FIRE_WHILE_WAITING_NS:
             self._fired_ns = now_ns
-            context = CallContext(deadline_ns=deadline_ns, can_hold=False)
+            context = CallContext(deadline_ns=deadline_ns, can_long_poll=False)
             try:
                 await self._history.call("FireDue", internal_pb2.FireDueRequest(), context)
             except ServiceError as error:

@@ -192,7 +192,7 @@ class Descriptions:
         """
         apart_ns = self._clock.now_ns() - now_ns
         seen: dict[str, tuple[int, queue_pb.PollerInfo]] = {}
-        shared = self._config.share_pollers or not context.can_hold
+        shared = self._config.share_pollers or not context.can_long_poll
         since_ns = now_ns - int(self._config.poller_write_s * SECOND_NS) if shared else 0
         if shared:
             for row in await self._rows.read_shown(key):

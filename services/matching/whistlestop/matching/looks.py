@@ -107,9 +107,9 @@ class Looks:
         if request.heartbeats:
             await self._heard(context, request.heartbeats)
         asked = await self._register(asked, context)
-        prefix = "" if context.can_hold else self._config.wake_queue_prefix
+        prefix = "" if context.can_long_poll else self._config.wake_queue_prefix
         wake_queue = request.wake_queue if prefix and _may_be_woken(request.wake_queue, prefix) else ""
-        if context.can_hold:
+        if context.can_long_poll:
             counts = await self._held(asked, limit, context)
         else:
             counts = await self._once(asked, limit, context, wake_queue)
@@ -118,7 +118,7 @@ class Looks:
             workflow_tasks=counts[:workflow],
             activity_tasks=counts[workflow : workflow + activity],
             nexus_tasks=counts[workflow + activity :],
-            holds=context.can_hold,
+            holds=context.can_long_poll,
             wake_queue_prefix=prefix,
             wakes=bool(wake_queue),
         )

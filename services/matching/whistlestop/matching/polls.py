@@ -139,7 +139,7 @@ class Polls:
             end_ns = now_ns + int(config.long_poll_s * SECOND_NS)
         else:
             left_ns = context.deadline_ns - now_ns
-            if context.can_hold and left_ns < config.shortest_poll_s * SECOND_NS:
+            if context.can_long_poll and left_ns < config.shortest_poll_s * SECOND_NS:
                 raise failed_precondition("Context timeout is too short.")
             end_ns = now_ns + min(int(config.long_poll_s * SECOND_NS), left_ns)
         check_poll(poll, config.max_id_length)
@@ -149,7 +149,7 @@ class Polls:
             return EMPTY
         try:
             key, poll = await self._versions.enter(context, poll, task_type, now_ns)
-            if context.can_hold:
+            if context.can_long_poll:
                 if context.deadline_ns is not None:
                     end_ns = min(end_ns, context.deadline_ns - int(config.poll_margin_s * SECOND_NS))
                 reply = await self._poll_held(key, poll, context, now_ns, end_ns)

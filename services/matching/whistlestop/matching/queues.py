@@ -210,7 +210,7 @@ class Queues:
         try:
             while queue.polled_since(self._clock.steady_ns() - idle_ns):
                 # Tasks committed by this process are passed to the queue directly.
-                if await hints.wait(self._clock.steady_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)) and hints.elsewhere:
+                if await hints.wait(self._clock.steady_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)) and hints.remote:
                     await self._hint(queue)
         except asyncio.CancelledError:
             # A listener is only cancelled when its queue is removed or on shutdown; then nobody awaits it.

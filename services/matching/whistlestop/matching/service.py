@@ -217,7 +217,7 @@ class Matching:
 
     def _is_shared(self, context: CallContext) -> bool:
         """Return whether other processes may know of pollers and workers that this one does not: then rows are used."""
-        return self._config.share_pollers or not context.can_hold
+        return self._config.share_pollers or not context.can_long_poll
 
     # Queues.
 
@@ -234,7 +234,7 @@ class Matching:
         return rr.UpdateTaskQueueConfigResponse(config=config)
 
     async def _offer_tasks(self, request: internal.OfferTasksRequest, context: CallContext) -> Reply:
-        if context.can_hold:  # a function has no waiting polls
+        if context.can_long_poll:  # a function has no waiting polls
             self.offer(tasks_of(request))
         return internal.Empty()
 

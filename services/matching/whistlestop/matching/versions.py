@@ -157,7 +157,7 @@ class Versions:
         queue = self._queues.find(key)
         if queue is not None and shown(queue, now_ns, self._config):
             return True
-        shared = self._config.share_pollers or not context.can_hold
+        shared = self._config.share_pollers or not context.can_long_poll
         return shared and bool(await self._rows.read_shown(key))
 
     async def _enter_build(
@@ -195,9 +195,9 @@ class Versions:
         """Record the poller under the unversioned queue, whose description shows the pollers of all versions."""
         if not poll.identity:
             return
-        if context.can_hold:
+        if context.can_long_poll:
             note_in_memory(self._queues.get(plain, now_ns), poll.identity, poll, now_ns, self._config)
-        shared = self._config.share_pollers or not context.can_hold
+        shared = self._config.share_pollers or not context.can_long_poll
         if shared and self._rows.is_old(plain, poll.identity, now_ns):
             await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
 

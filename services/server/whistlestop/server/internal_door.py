@@ -91,7 +91,7 @@ class InternalApi:
         if envelope.get("method") in _HOLDS:
             self._held.add(task)
         try:
-            answer = await invoke_envelope(self._by_path[path], envelope, self._clock, can_hold=True)
+            answer = await invoke_envelope(self._by_path[path], envelope, self._clock, can_long_poll=True)
         except asyncio.CancelledError:
             if not self._is_draining():
                 raise

@@ -173,7 +173,7 @@ class Membership:
                     deadline_ns = min(deadline_ns, self._others.look_again_ns)
                 called = False
                 while not called and await hints.wait(deadline_ns):
-                    called = hints.elsewhere
+                    called = hints.remote
                 # Retry a failed heartbeat soon, because the rows must not expire meanwhile.
                 while not await self._loop.attempt(partial(self._look, reread=called)):
                     called = True

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 
-from whistlestop.common.clock import SECOND_NS, WALL_LOOK_S, SkippingClock, SystemClock, wait_until
+from whistlestop.common.clock import SECOND_NS, WALL_CHECK_S, SkippingClock, SystemClock, wait_until
 from whistlestop.common.deadline_heap import DeadlineHeap
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.frontend.registry import registry_of_tests
@@ -164,7 +164,7 @@ class TimeSkipper:
             pause_ns = int(pause_s * SECOND_NS)
             if (next_ns := self._sleeps.next_ns) is not None:
                 # The end of a `Sleep` is an instant of the wall clock, which may be set.
-                pause_ns = min(pause_ns, next_ns - self._clock.now_ns(), int(WALL_LOOK_S * SECOND_NS))
+                pause_ns = min(pause_ns, next_ns - self._clock.now_ns(), int(WALL_CHECK_S * SECOND_NS))
             await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._look.wait())
 
     async def _skip(self) -> float:

@@ -99,7 +99,7 @@ class PostgresNotifier:
 
     def wake_everybody(self) -> None:
         """Wake every waiter of this process to check the store, because notifications may have been lost."""
-        self._local.publish(list(self._local.audience), elsewhere=True)
+        self._local.publish(list(self._local.audience), remote=True)
 
     async def start(self) -> None:
         """Connect in the background; return once it listens, or after a few seconds without."""
@@ -153,7 +153,7 @@ class PostgresNotifier:
                 if sender != self._me:
                     self.others = True
                     self._heard_ns = self._clock.steady_ns()
-                    self._local.publish(digests.split(" "), elsewhere=True)
+                    self._local.publish(digests.split(" "), remote=True)
             # The silence may be that of a connection whose other end is gone.
             await ask(connection)
 

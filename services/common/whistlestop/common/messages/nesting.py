@@ -228,7 +228,7 @@ class _Walk:
     def _inner(descriptor: Descriptor, number: int) -> Descriptor | None:
         field = descriptor.fields_by_number.get(number)
         kind = None if field is None else field.message_type
-        return kind if kind is not None and _reaches(kind) else None
+        return kind if kind is not None and _contains_causes(kind) else None
 
     def _value(self, wire_type: int, at: int) -> tuple[int, int]:
         """Return the offsets at which the value begins and ends."""
@@ -264,11 +264,11 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _reaches(descriptor: Descriptor) -> bool:
+def _contains_causes(descriptor: Descriptor) -> bool:
     """Return whether a message of that type is or may contain a failure."""
     if descriptor.GetOptions().map_entry:
         inner = descriptor.fields_by_name["value"].message_type
-        return inner is not None and _reaches(inner)
+        return inner is not None and _contains_causes(inner)
     return _bound(descriptor) is not None
 
 

@@ -115,14 +115,14 @@ def failure_json(failure: failure_pb.Failure, *, of_cause: bool = False) -> dict
         for field in ("message", "stack_trace", "cause") if of_cause else ("message", "stack_trace"):
             bare.ClearField(field)
         kind, details = FAILURE_TYPE, json_format.MessageToDict(bare)
-    shown: dict[str, Any] = {"metadata": {"type": kind}, "details": details}
+    content: dict[str, Any] = {"metadata": {"type": kind}, "details": details}
     if failure.message:
-        shown["message"] = failure.message
+        content["message"] = failure.message
     if failure.stack_trace:
-        shown["stackTrace"] = failure.stack_trace
+        content["stackTrace"] = failure.stack_trace
     if failure.HasField("cause"):
-        shown["cause"] = failure_json(failure.cause, of_cause=True)
-    return shown
+        content["cause"] = failure_json(failure.cause, of_cause=True)
+    return content
 
 
 def _handler_details(failure: failure_pb.Failure) -> dict[str, Any]:
@@ -145,16 +145,16 @@ def handler_details(kind: str, *, retryable: bool | None = None) -> dict[str, An
 
 def nexus_failure_json(failure: nexus_pb.Failure) -> dict[str, Any]:
     """Return a Nexus failure as JSON. Raises ValueError if its details are not JSON."""
-    shown: dict[str, Any] = {"message": failure.message} if failure.message else {}
+    content: dict[str, Any] = {"message": failure.message} if failure.message else {}
     if failure.stack_trace:
-        shown["stackTrace"] = failure.stack_trace
+        content["stackTrace"] = failure.stack_trace
     if failure.metadata:
-        shown["metadata"] = dict(failure.metadata)
+        content["metadata"] = dict(failure.metadata)
     if failure.details:
-        shown["details"] = load_json(failure.details)
+        content["details"] = load_json(failure.details)
     if failure.HasField("cause"):
-        shown["cause"] = nexus_failure_json(failure.cause)
-    return shown
+        content["cause"] = nexus_failure_json(failure.cause)
+    return content
 
 
 def read_failure(text: bytes) -> nexus_pb.Failure:
@@ -162,17 +162,17 @@ def read_failure(text: bytes) -> nexus_pb.Failure:
     return nexus_failure(load_json(text))
 
 
-def nexus_failure(shown: dict[str, Any], depth: int = 1) -> nexus_pb.Failure:
+def nexus_failure(content: dict[str, Any], depth: int = 1) -> nexus_pb.Failure:
     """Return the Nexus failure in parsed JSON. Raises ValueError, TypeError, AttributeError for anything else."""
     if depth > MAX_CAUSES:
         raise ValueError(f"more than {MAX_CAUSES} causes")
-    failure = nexus_pb.Failure(message=str(shown.get("message", "")), stack_trace=str(shown.get("stackTrace", "")))
-    for name, value in (shown.get("metadata") or {}).items():
+    failure = nexus_pb.Failure(message=str(content.get("message", "")), stack_trace=str(content.get("stackTrace", "")))
+    for name, value in (content.get("metadata") or {}).items():
         failure.metadata[name] = str(value)
-    if shown.get("details") is not None:
-        failure.details = json.dumps(shown["details"]).encode()
-    if shown.get("cause"):
-        failure.cause.CopyFrom(nexus_failure(shown["cause"], depth + 1))
+    if content.get("details") is not None:
+        failure.details = json.dumps(content["details"]).encode()
+    if content.get("cause"):
+        failure.cause.CopyFrom(nexus_failure(content["cause"], depth + 1))
     return failure
 
 

@@ -29,7 +29,7 @@ def begin(info: WorkerDeploymentVersionInfo, now_ns: int) -> None:
     info.drainage_info.last_checked_time.FromNanoseconds(now_ns)
 
 
-def is_due(info: WorkerDeploymentVersionInfo, now_ns: int, grace_ns: int, refresh_ns: int) -> bool:
+def needs_check(info: WorkerDeploymentVersionInfo, now_ns: int, grace_ns: int, refresh_ns: int) -> bool:
     """Return whether it is time to check for open workflows that are pinned to the version."""
     if info.status != _DRAINING:
         return False
@@ -38,7 +38,7 @@ def is_due(info: WorkerDeploymentVersionInfo, now_ns: int, grace_ns: int, refres
     return now_ns >= drainage.last_checked_time.ToNanoseconds() + wait_ns
 
 
-def note_look(info: WorkerDeploymentVersionInfo, now_ns: int, *, is_pinned_to: bool) -> None:
+def note_check(info: WorkerDeploymentVersionInfo, now_ns: int, *, is_pinned_to: bool) -> None:
     """Record a check for open pinned workflows: the version is DRAINED unless `is_pinned_to`."""
     info.drainage_info.last_checked_time.FromNanoseconds(now_ns)
     if not is_pinned_to:

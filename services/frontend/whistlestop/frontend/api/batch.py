@@ -232,7 +232,7 @@ async def start_batch_operation(
         if error.code is Code.ALREADY_EXISTS:
             await frontend.store.delete_message(job.message)
         raise
-    await begin(frontend, job, can_hold=context.can_hold)
+    await begin(frontend, job, can_long_poll=context.can_long_poll)
     return service_pb.StartBatchOperationResponse()
 
 

@@ -108,7 +108,7 @@ async def change_adding_version(
 async def look_through(frontend: Frontend, request: RerouteTasksRequest, context: CallContext) -> None:
     """Make history read the new routing of these queues, and move waiting tasks accordingly."""
     await frontend.history.call("RerouteTasks", request, context)
-    if not context.can_hold:
+    if not context.can_long_poll:
         # Other instances of a function use the old routing for a moment, and do not check again when they answer.
         await frontend.clock.sleep(MOST_BEHIND_S)
         await frontend.history.call("RerouteTasks", request, context)
@@ -178,7 +178,7 @@ async def _read(
     known = await deployments.read(context.namespace_id)
     grace_ns = int(frontend.config.of(context.namespace).version_drainage_grace_s * SECOND_NS)
     refresh_ns = int(frontend.config.of(context.namespace).version_drainage_refresh_s * SECOND_NS)
-    due = [info for info in choose(known) if drainage.is_due(info, now_ns, grace_ns, refresh_ns)]
+    due = [info for info in choose(known) if drainage.needs_check(info, now_ns, grace_ns, refresh_ns)]
     if not due:
         return known
     await _look(frontend, context, [info.deployment_version for info in due])

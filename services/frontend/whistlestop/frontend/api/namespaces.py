@@ -245,7 +245,7 @@ async def delete_namespace(
     await frontend.store.enqueue(
         QueueMessage(DELETION_QUEUE, frontend.ids.task_id(frontend.clock.now_ns()), namespace_id.encode())
     )
-    if context.can_hold:
+    if context.can_long_poll:
         resume_deletions(frontend)
     return operator_pb.DeleteNamespaceResponse(deleted_namespace=data.info.name)
 

@@ -106,9 +106,9 @@ def _job(message: QueueMessage, seen_ns: int) -> Job:
     return Job(namespace_id, job_id, noted_ns, seen_ns, message)
 
 
-async def begin(frontend: Frontend, job: Job, *, can_hold: bool) -> None:
+async def begin(frontend: Frontend, job: Job, *, can_long_poll: bool) -> None:
     """Work on a job that was just started: in the background if possible, else for a limited time at once."""
-    if can_hold:
+    if can_long_poll:
         frontend.begin(_drive_soon(frontend, job))
     else:
         await _turn(frontend, job)
@@ -166,7 +166,7 @@ async def _drive(frontend: Frontend, job: Job) -> None:
     """Poll for the job's tasks until it is closed."""
     while True:
         try:
-            worker = await _worker(frontend, job, can_hold=True)
+            worker = await _worker(frontend, job, can_long_poll=True)
             if worker is None or not await worker.is_open(job):
                 await frontend.store.delete_message(job.message)
                 return
@@ -182,7 +182,7 @@ async def _drive(frontend: Frontend, job: Job) -> None:
 
 async def _turn(frontend: Frontend, job: Job) -> None:
     """Work on the job for a limited time."""
-    worker = await _worker(frontend, job, can_hold=False)
+    worker = await _worker(frontend, job, can_long_poll=False)
     ends_ns = frontend.clock.steady_ns() + round(_TURN_S * SECOND_NS)
     for _ in range(_TURNS):
         if worker is None or not await worker.is_open(job):
@@ -193,11 +193,11 @@ async def _turn(frontend: Frontend, job: Job) -> None:
             return
 
 
-async def _worker(frontend: Frontend, job: Job, *, can_hold: bool) -> BatchWorker | None:
+async def _worker(frontend: Frontend, job: Job, *, can_long_poll: bool) -> BatchWorker | None:
     namespace = await frontend.namespaces.by_id(job.namespace_id)
     if namespace is None:
         return None
-    return BatchWorker(frontend, CallContext(None, {}, job.namespace_id, namespace.name, can_hold))
+    return BatchWorker(frontend, CallContext(None, {}, job.namespace_id, namespace.name, can_long_poll))
 
 
 # ---- progress ------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class BatchWorker:
     def _age_ns(self, job: Job) -> int:
         """Return how long ago the job was recorded. A function knows that only from the record."""
         clock = self._frontend.clock
-        return clock.steady_ns() - job.seen_ns if self._context.can_hold else clock.now_ns() - job.noted_ns
+        return clock.steady_ns() - job.seen_ns if self._context.can_long_poll else clock.now_ns() - job.noted_ns
 
     async def work_on_workflow_task(self) -> bool:
         """Poll for a workflow task and complete it. Return whether it made the workflow go on or end."""

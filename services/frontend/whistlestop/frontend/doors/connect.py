@@ -53,7 +53,7 @@ async def serve(
     request: HttpRequest,
     most: int,
     *,
-    can_hold: bool,
+    can_long_poll: bool,
     latest_ns: int | None = None,
 ) -> HttpAnswer:
     """Serve a call that `refusal` allows. The body may have `most` bytes, compressed or not."""
@@ -63,7 +63,7 @@ async def serve(
     try:
         message = _message(spec, kind, request, most)
         deadline_ns = deadlines.of_headers(request.headers, clock, latest_ns)
-        context = CallContext(deadline_ns, request.headers, can_hold=can_hold)
+        context = CallContext(deadline_ns, request.headers, can_long_poll=can_long_poll)
         reply = await frontend.call(name, message, context)
         body = encoded(reply) if kind == _PROTO else _to_json(decoded(reply, spec.response_type))
         return HttpAnswer(200, body, {"content-type": kind})

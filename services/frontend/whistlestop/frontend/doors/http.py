@@ -70,16 +70,16 @@ class Passed:
 class HttpApi:
     """Connect, the JSON API, Nexus and the health check.
 
-    `can_hold` is False where waiting is billed (in a function). `browsers` limits what web pages may send; without
+    `can_long_poll` is False where waiting is billed (in a function). `browsers` limits what web pages may send; without
     it, nothing does.
     """
 
     def __init__(
-        self, frontend: Frontend, clock: Clock, *, can_hold: bool = True, browsers: BrowserRules | None = None
+        self, frontend: Frontend, clock: Clock, *, can_long_poll: bool = True, browsers: BrowserRules | None = None
     ) -> None:
         self._frontend = frontend
         self._clock = clock
-        self._can_hold = can_hold
+        self._can_hold = can_long_poll
         self._browsers = browsers
 
     async def handle(self, request: HttpRequest, latest_ns: int | None = None) -> HttpAnswer:
@@ -165,15 +165,24 @@ class HttpApi:
     async def _answer(self, request: HttpRequest, passed: Passed, latest_ns: int | None) -> HttpAnswer:
         if passed.kind is Kind.CONNECT:
             return await connect.serve(
-                self._frontend, self._clock, request, passed.most_body, can_hold=self._can_hold, latest_ns=latest_ns
+                self._frontend,
+                self._clock,
+                request,
+                passed.most_body,
+                can_long_poll=self._can_hold,
+                latest_ns=latest_ns,
             )
         if passed.kind is Kind.NEXUS:
             from whistlestop.frontend.doors import nexus
 
-            return await nexus.serve(self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns)
+            return await nexus.serve(
+                self._frontend, self._clock, request, can_long_poll=self._can_hold, latest_ns=latest_ns
+            )
         from whistlestop.frontend.doors import json_api
 
-        return await json_api.serve(self._frontend, self._clock, request, can_hold=self._can_hold, latest_ns=latest_ns)
+        return await json_api.serve(
+            self._frontend, self._clock, request, can_long_poll=self._can_hold, latest_ns=latest_ns
+        )
 
     def _readable(self, request: HttpRequest, answer: HttpAnswer) -> HttpAnswer:
         """Return the answer with the headers for pages of configured origins."""

@@ -36,7 +36,7 @@ _DECODED = (
 
 
 async def serve(
-    frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
+    frontend: Frontend, clock: Clock, request: HttpRequest, *, can_long_poll: bool, latest_ns: int | None = None
 ) -> HttpAnswer:
     """Serve a request. Raises only cancellation and what `Frontend.call` does not expect."""
     parameters = parse_qs(request.query, keep_blank_values=True)
@@ -47,7 +47,7 @@ async def serve(
             raise _no_such_path(request)
         message = _message(match, request, parameters)
         deadline_ns = deadlines.of_headers(request.headers, clock, latest_ns)
-        context = CallContext(deadline_ns, request.headers, can_hold=can_hold)
+        context = CallContext(deadline_ns, request.headers, can_long_poll=can_long_poll)
         spec = match.binding.spec
         reply = decoded(await frontend.call(spec.full_name, message, context), spec.response_type)
         body = payload_json.to_json(reply, shorthand=form.shorthand, pretty=form.pretty)

@@ -38,13 +38,13 @@ _SERVICES = re.compile(
 
 
 async def serve(
-    frontend: Frontend, clock: Clock, request: HttpRequest, *, can_hold: bool, latest_ns: int | None = None
+    frontend: Frontend, clock: Clock, request: HttpRequest, *, can_long_poll: bool, latest_ns: int | None = None
 ) -> HttpAnswer:
     """Serve a request whose path is one of these (`is_nexus`)."""
     support = request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true"
     callback = _CALLBACK.fullmatch(request.path)
     services = _SERVICES.fullmatch(request.path)
-    context = CallContext(deadline_ns=latest_ns, can_hold=can_hold)
+    context = CallContext(deadline_ns=latest_ns, can_long_poll=can_long_poll)
     try:
         if callback is not None:
             namespace = unquote(callback["namespace"] or "")

@@ -108,7 +108,7 @@ async def serve(
     if not cancels:
         _fill_payload(wanted.start_operation, request, frontend.config.of(target.namespace.name).blob_size_limit_error)
     call = CallContext(
-        deadline_ns, request.headers, target.namespace.namespace_id, target.namespace.name, context.can_hold
+        deadline_ns, request.headers, target.namespace.namespace_id, target.namespace.name, context.can_long_poll
     )
     dispatch = DispatchNexusTaskRequest(task_queue=target.task_queue, request=wanted)
     try:

@@ -105,7 +105,7 @@ async def refresh_drainage(service: History, request: RefreshDrainageRequest, co
         found = []
         for version in request.versions:
             info = find_version_info(known, version)
-            if info is not None and drainage.is_due(
+            if info is not None and drainage.needs_check(
                 info, now_ns, limits.version_drainage_grace_ns, limits.version_drainage_refresh_ns
             ):
                 found.append(info)
@@ -123,7 +123,7 @@ async def refresh_drainage(service: History, request: RefreshDrainageRequest, co
         for info in due_ones(known):
             name = version_string(info.deployment_version)
             if name in looked_at:
-                drainage.note_look(info, now_ns, is_pinned_to=name in pinned)
+                drainage.note_check(info, now_ns, is_pinned_to=name in pinned)
 
     await deployments.change(context.namespace_id, change)
     return RefreshDrainageResponse(looked_at=len(due))

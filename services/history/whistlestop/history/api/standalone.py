@@ -127,7 +127,7 @@ class Standalone:
         """Return when a waiting caller is answered that there is nothing new (steady clock, nanoseconds)."""
         limits = service.limits.of(context.namespace)
         longest_ns, buffer_ns = self.long_poll(limits)
-        if not context.can_hold:
+        if not context.can_long_poll:
             longest_ns = min(longest_ns, limits.long_poll_ns)
         now_ns = service.clock.steady_ns()
         if context.deadline_ns is None:

@@ -118,7 +118,7 @@ class Patience:
         """
         latest_ns = context.deadline_ns
         long_poll_ns = service.clock.steady_ns() + service.limits.of(context.namespace).long_poll_ns
-        if context.can_hold and latest_ns is not None and latest_ns < long_poll_ns:
+        if context.can_long_poll and latest_ns is not None and latest_ns < long_poll_ns:
             return cls(latest_ns, refuses=True)
         return cls(deadline(service, context), refuses=False)
 

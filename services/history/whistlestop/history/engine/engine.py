@@ -251,7 +251,7 @@ class Engine:
         If `subscription` (to the run's topic) only reported commits of this process, their result is taken from
         the cache: no other process has reported a write since.
         """
-        return await self.load(key, fresh=not self.exclusive and (subscription is None or subscription.elsewhere))
+        return await self.load(key, fresh=not self.exclusive and (subscription is None or subscription.remote))
 
     async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Entry:
         """Return that run, or the current one, for a reader, as it was at some moment of the call. Raise NOT_FOUND."""

@@ -4,8 +4,8 @@ The heap is a cache of the store's nearest rows: those of the process's own slot
 last refresh, and those that this process has committed since, in any slot. Every row is checked when it fires, so a row
 that was moved or deleted, or that two processes have in their heaps, is harmless.
 
-Rows are due by the wall clock, which may be set at any time: it is checked every few seconds (`clock.WALL_LOOK_S`), and
-the store is read every minute.
+Rows are due by the wall clock, which may be set at any time: it is checked every few seconds (`clock.WALL_CHECK_S`),
+and the store is read every minute.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class Pusher:
         backlog = sum(counts)
         if not backlog and not request.again:
             return 0, 0
-        alive = await self._alive(keys, shared=self._config.share_pollers or not context.can_hold, context=context)
+        alive = await self._alive(keys, shared=self._config.share_pollers or not context.can_long_poll, context=context)
         now_ns = self._clock.now_ns()
         if not request.again and alive * scaler.backlog_per_worker >= backlog:
             # Workers already started are enough; check again only in case they do not take the tasks.
@@ -236,7 +236,7 @@ class Pusher:
 
         Return how many were sent, and when to check again (wall clock, nanoseconds; 0: not needed).
         """
-        if work.context.can_hold:
+        if work.context.can_long_poll:
             again_ns = self._clock.now_ns() + webhook.timeout_ms_of(details) * 1_000_000 + MARGIN_NS
             self._background.spawn(self._run_tasks_quietly(work, details, count))
             return count, again_ns
@@ -256,7 +256,7 @@ class Pusher:
                 scaling.failed(state, error, now_ns)
                 return state.not_before_ns
             scaling.came(state)
-            return now_ns + SECOND_NS if not work.context.can_hold else 0
+            return now_ns + SECOND_NS if not work.context.can_long_poll else 0
 
         return await self._change(work.context, work.version, work.group, note)
 
@@ -282,7 +282,7 @@ class Pusher:
     async def _alive(self, keys: Iterable[QueueKey], *, shared: bool, context: CallContext) -> int:
         """Return how many workers poll these queues now."""
         now_ns, wall_ns = self._clock.steady_ns(), self._clock.now_ns()
-        window_s = self._config.push_window_s if context.can_hold else self._config.push_window_function_s
+        window_s = self._config.push_window_s if context.can_long_poll else self._config.push_window_function_s
         window_ns = int(window_s * SECOND_NS)
         identities: set[str] = set()
         for key in keys:
@@ -292,7 +292,7 @@ class Pusher:
                 since_ns = now_ns - (_HELD_POLL_NS if queue.polls else window_ns)
                 identities.update(name for name, (seen_ns, _) in queue.pollers.items() if seen_ns >= since_ns)
             if shared:
-                since_ns = wall_ns - window_ns - (_HELD_POLL_NS if context.can_hold else 0)
+                since_ns = wall_ns - window_ns - (_HELD_POLL_NS if context.can_long_poll else 0)
                 rows = await self._rows.read(key)
                 identities.update(row.identity for row in rows if row.last_access_ns >= since_ns)
         return len(identities)
@@ -310,7 +310,7 @@ class Pusher:
             queue = self._queues.find(key)
             if queue is not None and queue.pollers.pop(identity, None) is not None:
                 found.add(key[1])
-            if (self._config.share_pollers or not context.can_hold) and await self._rows.remove(key, identity):
+            if (self._config.share_pollers or not context.can_long_poll) and await self._rows.remove(key, identity):
                 found.add(key[1])
         if not found:
             return
@@ -326,7 +326,7 @@ class Pusher:
         self, context: CallContext, task_queue: str, identity: str, types: Sequence[int]
     ) -> list[QueueKey]:
         """Return the version queues of a worker that does not report its version (an SDK with heartbeats off)."""
-        if context.can_hold:
+        if context.can_long_poll:
             return [
                 queue.key
                 for queue in self._queues

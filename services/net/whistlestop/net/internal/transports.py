@@ -100,7 +100,7 @@ def wrap(method: str, request: Message, context: CallContext, clock: Clock) -> E
     headers = {name: context.headers[name] for name in _FORWARDED if name in context.headers}
     if headers:
         fields["headers"] = headers
-    if not context.can_hold:
+    if not context.can_long_poll:
         fields["can_hold"] = False
     return {"method": method, "request": _base64(request.SerializeToString()), "context": fields}
 
@@ -116,7 +116,7 @@ def unwrap_answer(answer: Envelope) -> Encoded:
 
 
 async def invoke_envelope(
-    service: ServiceClient, event: Envelope, clock: Clock, *, can_hold: bool = False, latest_ns: int | None = None
+    service: ServiceClient, event: Envelope, clock: Clock, *, can_long_poll: bool = False, latest_ns: int | None = None
 ) -> Envelope:
     """Serve an envelope: call its method on `service` and return the answer.
 
@@ -124,7 +124,7 @@ async def invoke_envelope(
     where the platform ends the process.
     """
     try:
-        method, request, context = _unwrap(event, clock, can_hold=can_hold, latest_ns=latest_ns)
+        method, request, context = _unwrap(event, clock, can_long_poll=can_long_poll, latest_ns=latest_ns)
         reply = await service.call(method, request, context)
     except ServiceError as error:
         return error_answer(error)
@@ -161,7 +161,7 @@ def request_type(method: str) -> type[Message]:
 
 
 def _unwrap(
-    event: Envelope, clock: Clock, *, can_hold: bool, latest_ns: int | None
+    event: Envelope, clock: Clock, *, can_long_poll: bool, latest_ns: int | None
 ) -> tuple[str, Message, CallContext]:
     try:
         method, fields = str(event["method"]), event.get("context", {})
@@ -173,7 +173,7 @@ def _unwrap(
             headers=dict(fields.get("headers", {})),
             namespace_id=str(fields.get("namespace_id", "")),
             namespace=str(fields.get("namespace", "")),
-            can_hold=can_hold and bool(fields.get("can_hold", True)),
+            can_long_poll=can_long_poll and bool(fields.get("can_hold", True)),
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, DecodeError) as error:
         raise invalid_argument(f"not an envelope: {type(error).__name__}") from None

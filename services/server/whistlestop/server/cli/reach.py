@@ -90,7 +90,7 @@ class _OverStore:
 
         try:
             name = f"{WORKFLOW_SERVICE}/{method}"
-            reply = await self._frontend.call_as_server(name, request, CallContext(can_hold=False))
+            reply = await self._frontend.call_as_server(name, request, CallContext(can_long_poll=False))
         except ServiceError as error:
             raise CommandError(f"{method}: {error.message} ({error.code.name})") from error
         return reply if isinstance(reply, answer) else answer.FromString(encoded(reply))
