@@ -19,7 +19,7 @@ from temporalio.service import RPCError
 
 from tests.parity import servers
 from tests.parity.puppet import Puppet, Refused, attribute, seconds
-from whistlestop.common.error_size import MOST_DETAILS, TRUNCATED
+from whistlestop.common.error_size import MAX_DETAILS, TRUNCATED
 from whistlestop.common.errors import Code, ServiceError, namespace_not_found
 from whistlestop.net.grpc import status
 from whistlestop.net.internal.transports import error_answer, unwrap_answer
@@ -88,7 +88,7 @@ def test_trailers_are_short_enough(message: str, details: str) -> None:
     error = ServiceError(Code.INVALID_ARGUMENT, MESSAGES[message], *DETAILS[details])
     assert len(status.trailers(error)) + OTHER_HEADERS <= SOFT_LIMIT
     assert error.message, "something is left"
-    assert [type(detail) for detail in error.details] == [type(detail) for detail in DETAILS[details]][:MOST_DETAILS]
+    assert [type(detail) for detail in error.details] == [type(detail) for detail in DETAILS[details]][:MAX_DETAILS]
 
 
 @pytest.mark.parametrize("details", DETAILS)

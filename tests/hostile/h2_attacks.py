@@ -31,7 +31,7 @@ MOST = 4 * MIB
 """Sent by one attack."""
 MANY = 700
 """Connections, of which one address may have 512."""
-_SIZE = frames.LEAST_MAX_FRAME
+_SIZE = frames.MIN_FRAME_LIMIT
 _BOMB = message(gzip.compress(bytes(4_000_000), 9), 1)
 
 

@@ -137,7 +137,7 @@ def test_the_command_can_send_it_within_a_request() -> None:
     """With aliases and short forms written out, which CloudFormation itself does not take."""
     code = {function: f"s3://{'b' * 63}/{'k' * 60}/{function}.zip" for function in FUNCTIONS}
     filled = template_of_deploy.filled(template_of_deploy.load(), code)
-    assert len(filled) < template_of_deploy.MOST_BYTES
+    assert len(filled) < template_of_deploy.MAX_BYTES
     for function in FUNCTIONS:
         properties = json.loads(filled)["Resources"][f"{function.capitalize()}Function"]["Properties"]
         assert properties["CodeUri"] == {"Bucket": "b" * 63, "Key": f"{'k' * 60}/{function}.zip"}

@@ -315,7 +315,7 @@ async def test_a_name_that_is_never_resolved_ends_in_time() -> None:
         await Outbound(resolve=slow).post("http://slow.example/", {}, b"", 0.05)
 
 
-MANY = outbound.MOST_READ
+MANY = outbound.MAX_READ
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ async def test_pauses_grow_and_end() -> None:
     for _ in range(12):
         assert not await loop.attempt(fail)
     assert slept[:4] == [0.2, 0.4, 0.8, 1.6]
-    assert max(slept) == slept[-1] == loops.MOST_PAUSE_S
+    assert max(slept) == slept[-1] == loops.MAX_PAUSE_S
     loop.succeeded()
     assert not await loop.attempt(fail)
     assert slept[-1] == 0.2

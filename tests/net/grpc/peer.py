@@ -108,9 +108,9 @@ class Peer:
         """A whole unary request."""
         stream = self.headers(path, **more)
         body = message(data)
-        while len(body) > frames.LEAST_MAX_FRAME:
-            self.frame(frames.DATA, 0, stream, body[: frames.LEAST_MAX_FRAME])
-            body = body[frames.LEAST_MAX_FRAME :]
+        while len(body) > frames.MIN_FRAME_LIMIT:
+            self.frame(frames.DATA, 0, stream, body[: frames.MIN_FRAME_LIMIT])
+            body = body[frames.MIN_FRAME_LIMIT :]
         self.frame(frames.DATA, frames.END_STREAM, stream, body)
         return stream
 

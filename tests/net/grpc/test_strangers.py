@@ -29,7 +29,7 @@ PATH = "/toy/Guarded"
 WATCH = f"/{HEALTH_SERVICE}/Watch"
 CHECK = f"/{HEALTH_SERVICE}/Check"
 REFLECT = f"/{REFLECTION_SERVICES[0]}/ServerReflectionInfo"
-PART = bytes(frames.LEAST_MAX_FRAME)
+PART = bytes(frames.MIN_FRAME_LIMIT)
 BOMB = message(gzip.compress(bytes(4_000_000), 9), 1)
 
 
@@ -278,7 +278,7 @@ async def test_metadata_of_public_calls_counts(toy: Toy, guard: Guard) -> None:
 
 def split_headers(stream: int, path: str, **more: str) -> bytes:
     """A long header block as HEADERS and CONTINUATION."""
-    return frames.header_frames(stream, block_of(path, **more), frames.LEAST_MAX_FRAME, end_stream=False)
+    return frames.header_frames(stream, block_of(path, **more), frames.MIN_FRAME_LIMIT, end_stream=False)
 
 
 # -- header blocks and connections --

@@ -238,7 +238,7 @@ def call(stream: int, path: str, data: bytes = b"", **more: str) -> bytes:
 
 def body(stream: int, data: bytes, *, end: bool = False) -> bytes:
     """DATA frames of the agreed size."""
-    size = frames.LEAST_MAX_FRAME
+    size = frames.MIN_FRAME_LIMIT
     pieces = [data[at : at + size] for at in range(0, len(data), size)] or [b""]
     return b"".join(
         frames.frame(frames.DATA, frames.END_STREAM if end and piece is pieces[-1] else 0, stream, piece)

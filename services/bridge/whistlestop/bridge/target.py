@@ -24,7 +24,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as _details_pb  # noqa: F
 from whistlestop.bridge.auth import Auth, NoAuth
 from whistlestop.bridge.counters import OTHER, Counters
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
-from whistlestop.net.http.client import MOST_BODY, Http1Client, Unreachable
+from whistlestop.net.http.client import MAX_BODY, Http1Client, Unreachable
 from whistlestop.net.rpc_status import unpacked
 
 if TYPE_CHECKING:
@@ -187,9 +187,9 @@ def _unpadded(text: str) -> bytes:
 def _plain(body: bytes) -> bytes:
     unzip = zlib.decompressobj(wbits=31)
     try:
-        plain = unzip.decompress(body, MOST_BODY)
+        plain = unzip.decompress(body, MAX_BODY)
     except zlib.error as error:
         raise ServiceError(Code.INTERNAL, f"the target's answer can't be decompressed: {error}") from None
     if unzip.unconsumed_tail:
-        raise ServiceError(Code.RESOURCE_EXHAUSTED, f"the target's answer is larger than {MOST_BODY} bytes")
+        raise ServiceError(Code.RESOURCE_EXHAUSTED, f"the target's answer is larger than {MAX_BODY} bytes")
     return plain

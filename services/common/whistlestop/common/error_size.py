@@ -4,7 +4,7 @@ gRPC carries an error in trailers: its message percent-encoded and, when there a
 base64. grpcio sometimes rejects header lists of 8 KiB and always those of 16 KiB; the Rust core of the SDKs rejects
 those of 16 KiB. The caller would then see RESOURCE_EXHAUSTED or INTERNAL instead of the error, and retry.
 
-So messages are cut after 4,000 bytes, as Temporal's are, and earlier if the headers would exceed `MOST_HEADER_BYTES`:
+So messages are cut after 4,000 bytes, as Temporal's are, and earlier if the headers would exceed `MAX_HEADER_BYTES`:
 percent-encoded, a character may take up to twelve bytes.
 """
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-MOST_MESSAGE_BYTES = 4000
-MOST_DETAIL_BYTES = 3500
+MAX_MESSAGE_BYTES = 4000
+MAX_DETAIL_BYTES = 3500
 """Serialised size of all details of one error."""
-MOST_HEADER_BYTES = 7500
+MAX_HEADER_BYTES = 7500
 """Size of the encoded message and details: 8 KiB less the other headers of an answer."""
 TRUNCATED = "... <truncated>"
-MOST_DETAILS = 8
+MAX_DETAILS = 8
 _ANY_BYTES = 32
 """Overhead of a detail beside its type name and content: the type URL's prefix, tags and lengths."""
 _SHORTER = (1000, 250, 60, 0)
@@ -41,11 +41,11 @@ def fit(message: str, details: Sequence[Message]) -> tuple[str, tuple[Message, .
     """Return the message and the details, cut to the limits of this module."""
     if len(message) <= _SHORT and (not details or (message.isascii() and _are_small(details))):
         return message, tuple(details)
-    details = _fit_details(details[:MOST_DETAILS])
-    message = cut(message, MOST_MESSAGE_BYTES)
+    details = _fit_details(details[:MAX_DETAILS])
+    message = cut(message, MAX_MESSAGE_BYTES)
     detail_bytes = sum(detail.ByteSize() + len(detail.DESCRIPTOR.full_name) + _ANY_BYTES for detail in details)
-    while (size := _header_bytes(message, detail_bytes)) > MOST_HEADER_BYTES and message != TRUNCATED:
-        kept = len(_utf8(message)) * MOST_HEADER_BYTES // size - len(TRUNCATED)
+    while (size := _header_bytes(message, detail_bytes)) > MAX_HEADER_BYTES and message != TRUNCATED:
+        kept = len(_utf8(message)) * MAX_HEADER_BYTES // size - len(TRUNCATED)
         message = cut(message.removesuffix(TRUNCATED), kept)
     return message, tuple(details)
 
@@ -71,20 +71,20 @@ def _header_bytes(message: str, detail_bytes: int) -> int:
 
 
 def _fit_details(details: Sequence[Message]) -> Sequence[Message]:
-    if _size(details) <= MOST_DETAIL_BYTES:
+    if _size(details) <= MAX_DETAIL_BYTES:
         return details
     shortened = [_copy(detail) for detail in details]
     for most in _SHORTER:
         for detail in shortened:
             _shorten(detail, most)
-        if _size(shortened) <= MOST_DETAIL_BYTES:
+        if _size(shortened) <= MAX_DETAIL_BYTES:
             return shortened
     # There are too many parts rather than too long ones. Empty details still tell the kind of error.
     return [type(detail)() for detail in details]
 
 
 def _are_small(details: Sequence[Message]) -> bool:
-    return len(details) <= MOST_DETAILS and _size(details) <= _SMALL_DETAIL_BYTES
+    return len(details) <= MAX_DETAILS and _size(details) <= _SMALL_DETAIL_BYTES
 
 
 def _size(details: Sequence[Message]) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
-MOST_STACK_NAME = 40
+MAX_STACK_NAME_LENGTH = 40
 """Characters: it is the prefix of names of functions and queues, which may have 64."""
 _RATE = re.compile(r"rate\(([1-9][0-9]*) (minutes?|hours?|days?)\)")
 _CRON = re.compile(r"cron\((?:[^ )]+ ){5}[^ )]+\)")
@@ -26,9 +26,10 @@ _RATES = ("SweepRate", "HousekeepingRate")
 
 def check_stack_name(name: str) -> None:
     """Raise DeployError for an invalid name of a stack, or of the resources named after it."""
-    if not _STACK_NAME.fullmatch(name) or len(name) > MOST_STACK_NAME:
+    if not _STACK_NAME.fullmatch(name) or len(name) > MAX_STACK_NAME_LENGTH:
         raise DeployError(
-            f"--stack-name {name} is not a letter followed by letters, digits and hyphens, {MOST_STACK_NAME} at most"
+            f"--stack-name {name} is not a letter followed by letters, digits and hyphens, "
+            f"{MAX_STACK_NAME_LENGTH} at most"
         )
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Returns the number of applied migrations, and whether the namespace was registered. Raises DeployError.
     """
 
-_LEAST_SUBNETS = 2
+_MIN_SUBNETS = 2
 _NONE = "none"
 """Value of an output of the stack for nothing."""
 
@@ -90,7 +90,7 @@ def plan(settings: Settings, found: Stack | None) -> Plan:
     made.complete = {**defaults, **({} if found is None else found.parameters), **made.parameters}
     if made.complete["CreateDatabase"] == "aurora-serverless":
         subnets = [each for each in made.complete["AuroraSubnetIds"].split(",") if each.strip()]
-        if not made.complete["AuroraVpcId"] or len(subnets) < _LEAST_SUBNETS:
+        if not made.complete["AuroraVpcId"] or len(subnets) < _MIN_SUBNETS:
             raise DeployError("--create-database aurora-serverless takes --vpc-id and two --subnet-ids or more")
         _check_aurora(made.complete)
     return made

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 NAME = "whistlestop"
 NEVER = "never"
-_MOST_DYNAMIC = 2000
+_MAX_DYNAMIC = 2000
 """Maximum characters of the template's parameter: the whole environment of a function has 4 KB."""
-_MOST_CA = 8192
+_MAX_CA = 8192
 """Maximum characters of a parameter of Systems Manager (advanced tier)."""
 
 
@@ -71,17 +71,17 @@ class Settings:
             raise DeployError(f"{what}: {getattr(error, 'strerror', None) or error}") from error
         if "-----BEGIN CERTIFICATE-----" not in text:
             raise DeployError(f"{what} has no certificates in PEM")
-        if len(text) > _MOST_CA:
+        if len(text) > _MAX_CA:
             raise DeployError(
-                f"{what} has {len(text)} bytes, and a parameter holds {_MOST_CA}: take the bundle of the region alone"
+                f"{what} has {len(text)} bytes, and a parameter holds {_MAX_CA}: take the bundle of the region alone"
             )
         return text
 
     def _dynamic_config(self) -> str:
-        if len(self.dynamic_config) > _MOST_DYNAMIC:
+        if len(self.dynamic_config) > _MAX_DYNAMIC:
             raise DeployError(
                 f"the dynamic configuration has {len(self.dynamic_config)} characters as JSON, and functions take "
-                f"{_MOST_DYNAMIC}: store the JSON in Systems Manager, and name it by --parameter "
+                f"{_MAX_DYNAMIC}: store the JSON in Systems Manager, and name it by --parameter "
                 "DynamicConfigParameter=/NAME"
             )
         return self.dynamic_config

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _BESIDE = Path(__file__).with_name("template.yaml")
 """Where it is in the wheel; a checkout has it in `infra/`."""
 _CHECKOUT = Path(__file__).resolve().parents[4] / "infra" / "template.yaml"
-MOST_BYTES = 51_200
+MAX_BYTES = 51_200
 """Maximum size of a template within a request."""
 _PLAIN = {"Ref", "Condition"}
 

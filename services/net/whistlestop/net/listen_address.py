@@ -13,7 +13,7 @@ import socket
 from typing import NamedTuple
 
 LOOPBACK = "127.0.0.1"
-MOST_PORT = 65535
+MAX_PORT = 65535
 
 
 class ListenAddress(NamedTuple):
@@ -48,8 +48,8 @@ def parse_listen(text: str) -> ListenAddress:
 
 
 def _port(digits: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", digits) or int(digits) > MOST_PORT:
-        raise ValueError(f"not host:port: {text}: a port is a number from 0 to {MOST_PORT}")
+    if not re.fullmatch(r"[0-9]{1,5}", digits) or int(digits) > MAX_PORT:
+        raise ValueError(f"not host:port: {text}: a port is a number from 0 to {MAX_PORT}")
     return int(digits)
 
 

@@ -28,21 +28,21 @@ logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 1_024
 TLS_HANDSHAKE_S: Final = 10.0
-_MOST_AT_ONCE: Final = 8
+_MAX_AT_ONCE: Final = 8
 """Connections accepted in one turn of the event loop."""
 _RETRY_S: Final = 0.1
 _WARN_EVERY_S: Final = 60.0
 _SWEEP_S: Final = 1.0
-_MOST_DESCRIPTORS: Final = 1 << 20
+_MAX_DESCRIPTORS: Final = 1 << 20
 _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def raise_descriptor_limit() -> int:
     """Raise the process's limit of file descriptors as far as the system allows; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+        return _MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
     with suppress(ValueError, OSError):  # the system may have another bound; then the old limit stays
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -146,7 +146,7 @@ class Listener:
         self._sweep_later()
 
     def _accept(self) -> None:
-        for _ in range(_MOST_AT_ONCE):
+        for _ in range(_MAX_AT_ONCE):
             try:
                 connection, peer_name = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

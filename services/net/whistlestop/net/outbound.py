@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.net.http.client import MOST_HEAD, Answer, Http1Client, Unreachable
+from whistlestop.net.http.client import MAX_HEAD, Answer, Http1Client, Unreachable
 from whistlestop.net.public_addresses import is_link_local, is_public, parsed, unmapped
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ __all__ = ["Answer", "BadRequest", "Named", "NoAnswer", "Outbound"]
 
 log = logging.getLogger(__name__)
 
-MOST_READ = 4 * 1024 * 1024
+MAX_READ = 4 * 1024 * 1024
 NO_ANSWER = "no usable answer (the server's log has the reason)"
-_MOST_TRIED = 4
+_MAX_TRIED = 4
 """Resolved addresses of a name that are tried, one after the other."""
 _RESOLVERS = 8
 _FRAMING = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
@@ -146,9 +146,9 @@ class Outbound:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
         """POST a request. Raises NoAnswer, and BadRequest for what cannot be sent."""
-        return await self._request("POST", url, headers, body, timeout_s, MOST_READ)
+        return await self._request("POST", url, headers, body, timeout_s, MAX_READ)
 
-    async def get(self, url: str, timeout_s: float, most_body: int = MOST_READ) -> Answer:
+    async def get(self, url: str, timeout_s: float, most_body: int = MAX_READ) -> Answer:
         """GET a URL. Raises NoAnswer, and BadRequest for what cannot be sent."""
         return await self._request("GET", url, {}, b"", timeout_s, most_body)
 
@@ -183,7 +183,7 @@ class Outbound:
         endpoints = await self._resolve(host, port)
         self._check(host, port, endpoints)
         problem: OSError | None = None
-        for endpoint in endpoints[:_MOST_TRIED]:
+        for endpoint in endpoints[:_MAX_TRIED]:
             try:
                 connected = await self._connect(endpoint)
             except OSError as error:
@@ -191,7 +191,7 @@ class Outbound:
                 continue
             try:
                 return await asyncio.open_connection(
-                    sock=connected, ssl=tls, server_hostname=host if tls is not None else None, limit=MOST_HEAD
+                    sock=connected, ssl=tls, server_hostname=host if tls is not None else None, limit=MAX_HEAD
                 )
             except BaseException:
                 connected.close()

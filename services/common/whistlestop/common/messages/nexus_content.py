@@ -30,7 +30,7 @@ _LINK = re.compile(r"<([^>]*)>\s*;(.*)")
 _LINK_TYPE = re.compile(r"[A-Za-z0-9_./]+")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000}
-_LONGEST_MS = 2**63 / 1_000_000
+_MAX_MS = 2**63 / 1_000_000
 _UNKNOWN = "unknown/nexus-content"
 
 
@@ -186,7 +186,7 @@ def duration_ms(text: str) -> int | None:
     """
     match = _DURATION.fullmatch(text)
     span_ms = float(match[1]) * _UNIT_MS[match[2]] if match is not None else math.inf
-    return int(span_ms) if span_ms < _LONGEST_MS else None
+    return int(span_ms) if span_ms < _MAX_MS else None
 
 
 # ---- links -----------------------------------------------------------------------------------------------------------

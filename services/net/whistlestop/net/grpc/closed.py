@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Final
 
-MOST_HALF_CLOSED: Final = 256
-MOST_RESET: Final = 4_096
-_MOST_SKIPPED: Final = 256
+MAX_HALF_CLOSED: Final = 256
+MAX_RESET: Final = 4_096
+_MAX_SKIPPED: Final = 256
 DISCARDED_AT_MOST: Final = 16 * 1024
 """Bytes that are discarded before the stream is reset."""
 
@@ -47,7 +47,7 @@ class ClosedStreams:
     def answered(self, number: int, content_left: int | None, send_left: int) -> int | None:
         """Record that we ended a stream before its peer; return the number of an older stream to reset, or None."""
         self.half_closed[number] = HalfClosed(content_left, send_left)
-        if len(self.half_closed) <= MOST_HALF_CLOSED:
+        if len(self.half_closed) <= MAX_HALF_CLOSED:
             return None
         oldest = next(iter(self.half_closed))
         self.reset(oldest)
@@ -57,7 +57,7 @@ class ClosedStreams:
         """Record that we reset a stream, of which the peer may not know yet."""
         self.half_closed.pop(number, None)
         self._reset[number] = None
-        if len(self._reset) > MOST_RESET:
+        if len(self._reset) > MAX_RESET:
             oldest = next(iter(self._reset))
             del self._reset[oldest]
             self._forgotten = max(self._forgotten, oldest)
@@ -70,7 +70,7 @@ class ClosedStreams:
     def skipped(self, last: int, number: int) -> None:
         """Record that the peer opened `number` after `last`: the numbers between cannot be used any more."""
         self._skipped.append((last, number))
-        if len(self._skipped) > _MOST_SKIPPED:
+        if len(self._skipped) > _MAX_SKIPPED:
             self._forgotten = max(self._forgotten, self._skipped.pop(0)[1])
 
     def was_skipped(self, number: int) -> bool:

@@ -28,7 +28,7 @@ from whistlestop.net.grpc.frames import (
     FRAME_HEADER,
     HEADER_SIZE,
     HEADERS,
-    LEAST_MAX_FRAME,
+    MIN_FRAME_LIMIT,
     STREAM_ID,
     ConnectionFault,
     ErrorCode,
@@ -189,7 +189,7 @@ class Connection(Requests):
             head, flags, number = unpack(data, at)
             start = at + HEADER_SIZE
             stop = start + (head >> 8)
-            if stop - start > LEAST_MAX_FRAME:
+            if stop - start > MIN_FRAME_LIMIT:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
             if stop > end:
                 break

@@ -42,8 +42,8 @@ MAX_HEADER_LIST_SIZE: Final = 0x6
 
 DEFAULT_WINDOW: Final = 65_535
 MAX_WINDOW: Final = 0x7FFFFFFF
-LEAST_MAX_FRAME: Final = 16_384
-MOST_MAX_FRAME: Final = 0xFFFFFF
+MIN_FRAME_LIMIT: Final = 16_384
+MAX_FRAME_LIMIT: Final = 0xFFFFFF
 STREAM_ID: Final = 0x7FFFFFFF
 
 HEADER_SIZE: Final = 9
@@ -162,6 +162,6 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
         if key == INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is beyond 2^31-1")
-        if key == MAX_FRAME_SIZE and not LEAST_MAX_FRAME <= value <= MOST_MAX_FRAME:
+        if key == MAX_FRAME_SIZE and not MIN_FRAME_LIMIT <= value <= MAX_FRAME_LIMIT:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of bounds")
         yield key, value

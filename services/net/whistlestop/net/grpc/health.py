@@ -18,7 +18,7 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 _SERVING = b"\x08\x01"
 _NOT_SERVING = b"\x08\x02"
 _SERVICE_UNKNOWN = b"\x08\x03"
-_MOST_REQUEST = 1_024
+_MAX_REQUEST = 1_024
 
 
 class Health:
@@ -32,8 +32,8 @@ class Health:
         """Return the methods by their paths."""
         check, watch = f"/{HEALTH_SERVICE}/Check", f"/{HEALTH_SERVICE}/Watch"
         return {
-            check: Method(check, self._check, public=True, most=_MOST_REQUEST),
-            watch: Method(watch, streaming=self._watch, public=True, most=_MOST_REQUEST, streams_requests=False),
+            check: Method(check, self._check, public=True, most=_MAX_REQUEST),
+            watch: Method(watch, streaming=self._watch, public=True, most=_MAX_REQUEST, streams_requests=False),
         }
 
     def drain(self) -> None:

@@ -18,8 +18,8 @@ Field = tuple[bytes, bytes]
 DEFAULT_TABLE_SIZE: Final = 4_096
 _ENTRY_OVERHEAD = 32
 # Five continuation bytes go beyond 2^32, which no valid length or index exceeds.
-_LONGEST_INTEGER = 5
-_MOST_UPDATES = 2
+_MAX_INTEGER_BYTES = 5
+_MAX_UPDATES = 2
 """Table size updates allowed before the fields of a block: to the lowest and to the last value (RFC 7541, section
 4.2)."""
 _FAR = 2
@@ -104,7 +104,7 @@ def _integer(data: bytes, at: int, mask: int) -> tuple[int, int]:
     at += 1
     if value < mask:
         return value, at
-    for shift in range(0, 7 * _LONGEST_INTEGER, 7):
+    for shift in range(0, 7 * _MAX_INTEGER_BYTES, 7):
         byte = data[at]
         at += 1
         value += (byte & 0x7F) << shift
@@ -153,7 +153,7 @@ class Decoder:
                     field = self._at(index)
                 elif byte & 0xE0 == 0x20:
                     updates += 1
-                    if size or updates > _MOST_UPDATES:
+                    if size or updates > _MAX_UPDATES:
                         raise HpackError("a table size update after a field, or more than two updates")
                     limit, at = _integer(block, at, 0x1F)
                     self._resize(limit)

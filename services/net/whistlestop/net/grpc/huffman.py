@@ -22,9 +22,9 @@ _RUNS: Final = (
 )
 
 _EOS = 256
-_MOST_STEPS = 8_192
-_MOST_STRINGS = 1_024
-_LONGEST_KEPT = 256
+_MAX_STEPS = 8_192
+_MAX_STRINGS = 1_024
+_MAX_KEPT_REQUEST = 256
 
 
 class HuffmanError(ValueError):
@@ -110,16 +110,16 @@ def decode(data: bytes) -> bytes:
         step = _steps.get(key)
         if step is None:
             step = _step(node, byte)
-            if len(_steps) < _MOST_STEPS:
+            if len(_steps) < _MAX_STEPS:
                 _steps[key] = step
         node, piece = step
         pieces.append(piece)
     if node not in _ENDS:
         raise HuffmanError("a string that ends within a symbol")
     plain = b"".join(pieces)
-    if len(data) <= _LONGEST_KEPT:
+    if len(data) <= _MAX_KEPT_REQUEST:
         # Clients send the same few strings again and again: paths, above all.
-        if len(_strings) >= _MOST_STRINGS:
+        if len(_strings) >= _MAX_STRINGS:
             _strings.clear()
         _strings[data] = plain
     return plain

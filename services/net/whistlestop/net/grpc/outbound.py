@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 _QUANTUM = 64 * 1024
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
-_MOST_IN_A_TURN = 64 * 1024
+_MAX_IN_A_TURN = 64 * 1024
 _STREAMS_PER_STRIKE = 50
-_LEAST_UPDATE = 256
+_MIN_UPDATE = 256
 _OF_A_SMALL_UPDATE = 0.25
-"""Strikes for a WINDOW_UPDATE of less than _LEAST_UPDATE, when something waits for it."""
+"""Strikes for a WINDOW_UPDATE of less than _MIN_UPDATE, when something waits for it."""
 _TOO_MUCH_UNSENT: Final = trailers_only(
     ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: too many answers that the client has not read yet")
 )
@@ -77,7 +77,7 @@ class Outbound(asyncio.BufferedProtocol):
         self._initial_window = frames.DEFAULT_WINDOW
         self._most_credit = 0
         """An upper bound of all streams' credit."""
-        self._max_frame = frames.LEAST_MAX_FRAME
+        self._max_frame = frames.MIN_FRAME_LIMIT
         self._queue: OrderedDict[int, Stream] = OrderedDict()
         self._blocked_streams: dict[int, Stream] = {}
         self._unsent = 0
@@ -144,7 +144,7 @@ class Outbound(asyncio.BufferedProtocol):
         if self._in_turn:
             self._turn_out.append(data)
             self._turn_size += len(data)
-            if self._turn_size >= _MOST_IN_A_TURN:
+            if self._turn_size >= _MAX_IN_A_TURN:
                 self.flush()
         else:
             self.transport.write(data)
@@ -371,7 +371,7 @@ class Outbound(asyncio.BufferedProtocol):
 
     def open_window(self, number: int, increment: int) -> None:
         """Add to a window, as the peer's WINDOW_UPDATE asks. Raises ConnectionFault or StreamFault beyond 2^31-1."""
-        if increment < _LEAST_UPDATE:
+        if increment < _MIN_UPDATE:
             self.strikes.add(_OF_A_SMALL_UPDATE if self._unsent else strikes.ONE)
         if number == 0:
             self._send_left += increment

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from whistlestop.net.grpc.head import MessageStream
 
-_MOST_REQUEST: Final = 4_096
-_LONGEST_KEPT: Final = 256
-_MOST_KEPT: Final = 2 * 1024 * 1024
-_MOST_ANSWERS: Final = 64
+_MAX_REQUEST: Final = 4_096
+_MAX_KEPT_REQUEST: Final = 256
+_MAX_KEPT: Final = 2 * 1024 * 1024
+_MAX_ANSWERS: Final = 64
 _DESCRIBED: Final = ("temporalio.api.workflowservice.v1.service_pb2", "temporalio.api.operatorservice.v1.service_pb2")
 REFLECTION_SERVICES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
@@ -39,7 +39,7 @@ class Reflection:
     def methods(self) -> dict[str, Method]:
         """Return the methods by their paths."""
         paths = (f"/{service}/ServerReflectionInfo" for service in REFLECTION_SERVICES)
-        return {path: Method(path, streaming=self._answer, public=True, most=_MOST_REQUEST) for path in paths}
+        return {path: Method(path, streaming=self._answer, public=True, most=_MAX_REQUEST) for path in paths}
 
     async def _answer(self, call: MessageStream) -> None:
         from grpc_reflection.v1alpha import reflection_pb2 as reflection_pb
@@ -61,9 +61,9 @@ class Reflection:
 
     def _keep(self, data: bytes, answer: bytes) -> None:
         """Cache an answer, since tools repeat their requests and some answers are large."""
-        if len(data) > _LONGEST_KEPT or len(answer) > _MOST_KEPT:
+        if len(data) > _MAX_KEPT_REQUEST or len(answer) > _MAX_KEPT:
             return
-        if sum(map(len, self._kept.values())) + len(answer) > _MOST_KEPT or len(self._kept) >= _MOST_ANSWERS:
+        if sum(map(len, self._kept.values())) + len(answer) > _MAX_KEPT or len(self._kept) >= _MAX_ANSWERS:
             self._kept.clear()
         self._kept[data] = answer
 

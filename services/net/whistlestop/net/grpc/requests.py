@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from whistlestop.net.budget import Account, Request
     from whistlestop.net.grpc.limits import Limits, Service
 
-_MOST_HEADS = 256
-_MOST_HEADS_UNAUTHENTICATED = 8
-_LONGEST_KEPT_BLOCK = 1_024
+_MAX_HEADS = 256
+_MAX_HEADS_UNAUTHENTICATED = 8
+_MAX_KEPT_BLOCK = 1_024
 _BYTES_PER_STRIKE = 256
 """For long header blocks of unauthenticated peers, and for trailers, which have no use."""
-_MOST_CONTINUATIONS = 64
+_MAX_CONTINUATIONS = 64
 _PRIORITY_SIZE = 5
-_MOST_REFUSED_AT_ONCE = 100
+_MAX_REFUSED_AT_ONCE = 100
 _TOO_LARGE: Final = status.trailers_only(
     ServiceError(Code.RESOURCE_EXHAUSTED, "the request's metadata is too large"), 431
 )
@@ -113,7 +113,7 @@ class Requests(Calls):
         self._count_block(len(payload))
         block += payload
         self._continuations += 1
-        if len(block) > self.limits.max_header_list or self._continuations > _MOST_CONTINUATIONS:
+        if len(block) > self.limits.max_header_list or self._continuations > _MAX_CONTINUATIONS:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block beyond the size limit")
         if flags & END_HEADERS:
             self._drop_block()
@@ -161,7 +161,7 @@ class Requests(Calls):
         Its peer cannot know that before the turn is over, so such calls of one turn count as concurrent.
         """
         self._refused += 1
-        if self._refused > _MOST_REFUSED_AT_ONCE:
+        if self._refused > _MAX_REFUSED_AT_ONCE:
             self.strikes.add(strikes.CHEAP)
             self.reset(stream, ErrorCode.REFUSED_STREAM)
             return
@@ -171,7 +171,7 @@ class Requests(Calls):
     def _read_head(self, block: bytes) -> Head:
         decoder = self._decoder
         before = decoder.changes
-        if not self.account.authenticated and len(block) > _LONGEST_KEPT_BLOCK:
+        if not self.account.authenticated and len(block) > _MAX_KEPT_BLOCK:
             self.strikes.add(len(block) / _BYTES_PER_STRIKE)
         fields = decoder.decode(block, self.limits.max_header_list, self.limits.max_header_fields)
         if fields is None:
@@ -182,10 +182,10 @@ class Requests(Calls):
         head = read_head(fields, self._service.method)
         if self._certificate and head is not MALFORMED:
             head.headers = {**head.headers, certificates.HEADER: self._certificate}
-        most = _MOST_HEADS if self.account.authenticated else _MOST_HEADS_UNAUTHENTICATED
+        most = _MAX_HEADS if self.account.authenticated else _MAX_HEADS_UNAUTHENTICATED
         if decoder.changes != before or len(self._heads) >= most:
             self._heads.clear()
-        if decoder.changes == before and len(block) <= _LONGEST_KEPT_BLOCK:
+        if decoder.changes == before and len(block) <= _MAX_KEPT_BLOCK:
             self._heads[block] = head
         return head
 
@@ -193,7 +193,7 @@ class Requests(Calls):
         """Handle a second header block: gRPC ignores its fields, but it ends the request."""
         decoder = self._decoder
         before = decoder.changes
-        if len(block) > _LONGEST_KEPT_BLOCK:
+        if len(block) > _MAX_KEPT_BLOCK:
             self.strikes.add(len(block) / _BYTES_PER_STRIKE)
         fields = decoder.decode(block, self.limits.max_header_list, self.limits.max_header_fields)
         if decoder.changes != before:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from whistlestop.net.grpc.outbound import Outbound
     from whistlestop.net.grpc.stream import Stream
 
-MOST_WAITING: Final = 100
+MAX_WAITING: Final = 100
 _CPU_PER_BYTE_S: Final = 1e-9
 """CPU time of an answer, which is copied several times; the call's request is charged elsewhere."""
-MOST_WAITING_BYTES: Final = 256 * 1024
+MAX_WAITING_BYTES: Final = 256 * 1024
 
 
 class StreamingCall:
@@ -102,7 +102,7 @@ class StreamingCall:
         self._count += 1
         if self._count > 1 and not self._streams_requests:
             raise ServiceError(Code.INTERNAL, "grpc: a request of one message with two messages")
-        if len(self._messages) >= MOST_WAITING or self._waiting > MOST_WAITING_BYTES:
+        if len(self._messages) >= MAX_WAITING or self._waiting > MAX_WAITING_BYTES:
             raise ServiceError(Code.RESOURCE_EXHAUSTED, "grpc: more messages than the handler reads")
         message = plain_message(data, flag, gzipped=self.head.gzipped, most=most)
         self._count_bytes(len(message))

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
-MOST_BODY = 128 * 1024 * 1024
-MOST_HEAD = 64 * 1024
-_MOST_DIGITS = 12
-_MOST_FIELDS = 256
+MAX_BODY = 128 * 1024 * 1024
+MAX_HEAD = 64 * 1024
+_MAX_DIGITS = 12
+_MAX_FIELDS = 256
 """Header fields of an answer."""
-_MOST_INTERIM = 8
+_MAX_INTERIM = 8
 """Interim answers such as `100 Continue` before the final one."""
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 _STATUS = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})(?: .*)?")
 _NOT_IN_HEADS = re.compile(r"[\r\n\0]")
 _NOT_IN_TARGETS = re.compile(r"[\x00-\x20\x7f]")
-_MOST_IDLE = 32
+_MAX_IDLE = 32
 _CONNECT_S = 10.0
 
 
@@ -81,7 +81,7 @@ class Http1Client:
         tls: ssl.SSLContext | None = None,
         *,
         resend: bool = True,
-        most_body: int = MOST_BODY,
+        most_body: int = MAX_BODY,
         connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] | None = None,
     ) -> None:
         """Create a client, without connecting. Raises ValueError for anything but an http(s) URL.
@@ -135,7 +135,7 @@ class Http1Client:
             except BaseException:
                 connection.close()
                 raise
-            if keep and len(self._idle) < _MOST_IDLE:
+            if keep and len(self._idle) < _MAX_IDLE:
                 connection.used = True
                 self._idle.append(connection)
             else:
@@ -167,7 +167,7 @@ class Http1Client:
         return _Connection(reader, writer)
 
     async def _open_by_name(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(self.hostname, self._port, ssl=self._tls, limit=MOST_HEAD)
+        return await asyncio.open_connection(self.hostname, self._port, ssl=self._tls, limit=MAX_HEAD)
 
 
 class _Stale(Exception):
@@ -180,7 +180,7 @@ async def _exchange(connection: _Connection, request: bytes, most: int) -> tuple
         writer.write(request)
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
-        for _ in range(_MOST_INTERIM):
+        for _ in range(_MAX_INTERIM):
             if not head.startswith(b"HTTP/1.1 1"):
                 break
             head = await reader.readuntil(b"\r\n\r\n")
@@ -203,7 +203,7 @@ def _parsed(head: bytes) -> tuple[int, dict[str, str]]:
     status = _STATUS.fullmatch(first)
     if status is None or status[1].startswith("1"):
         raise ValueError("not HTTP/1.1")
-    if len(lines) > _MOST_FIELDS:
+    if len(lines) > _MAX_FIELDS:
         raise ValueError("the head of the answer has too many fields")
     headers: dict[str, str] = {}
     for line in lines:
@@ -223,15 +223,15 @@ async def _body(reader: asyncio.StreamReader, status: int, headers: Mapping[str,
         length = headers["content-length"]
         if not (length.isascii() and length.isdecimal()):
             raise ValueError("the length of the body is not a number")
-        if len(length) > _MOST_DIGITS or int(length) > most:
-            raise ValueError(f"a body of {length[:_MOST_DIGITS]} bytes is too long")
+        if len(length) > _MAX_DIGITS or int(length) > most:
+            raise ValueError(f"a body of {length[:_MAX_DIGITS]} bytes is too long")
         return await reader.readexactly(int(length)), True
     return await _until_closed(reader, most), False
 
 
 async def _until_closed(reader: asyncio.StreamReader, most: int) -> bytes:
     parts: list[bytes] = []
-    while part := await reader.read(MOST_HEAD):
+    while part := await reader.read(MAX_HEAD):
         parts.append(part)
         most -= len(part)
         if most < 0:
@@ -256,7 +256,7 @@ async def _chunks(reader: asyncio.StreamReader, most: int) -> bytes:
             break
         body += (await reader.readexactly(size + 2))[:-2]
     # Skip the trailers.
-    left = MOST_HEAD
+    left = MAX_HEAD
     while (line := await _line(reader)) != b"\r\n":
         left -= len(line)
         if left < 0:

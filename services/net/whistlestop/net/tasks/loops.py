@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clock import Clock
 
-FIRST_PAUSE_S, MOST_PAUSE_S = 0.2, 30.0
-MOST_ERROR_LENGTH = 200
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 30.0
+MAX_ERROR_LENGTH = 200
 """Characters of an error in `/healthz`. Where its text may be confidential, only its class is shown."""
 
 LOOPS = {
@@ -43,7 +43,7 @@ _failures = dict.fromkeys(LOOPS, 0)
 class Loop:
     """A background loop, and the outcome of its last turns."""
 
-    def __init__(self, name: str, clock: Clock, *, most_pause_s: float = MOST_PAUSE_S) -> None:
+    def __init__(self, name: str, clock: Clock, *, most_pause_s: float = MAX_PAUSE_S) -> None:
         if name not in LOOPS:
             raise ValueError(f"the loop {name!r} is not in the registry: name it in whistlestop.net.tasks.loops.LOOPS")
         self.name = name

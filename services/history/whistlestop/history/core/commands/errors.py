@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whistlestop.common.error_size import MOST_MESSAGE_BYTES, cut
+from whistlestop.common.error_size import MAX_MESSAGE_BYTES, cut
 from whistlestop.history.core.workflow_task.causes import Cause, cause_name
 
 
@@ -20,4 +20,4 @@ class BadCommand(Exception):
     def message(self) -> str:
         """Temporal's message, the cause's short name and the reason. It is also written into history."""
         name = cause_name(self.cause)
-        return cut(f"{name}: {self.reason}", MOST_MESSAGE_BYTES) if self.reason else name
+        return cut(f"{name}: {self.reason}", MAX_MESSAGE_BYTES) if self.reason else name
