@@ -105,7 +105,7 @@ class Cloud:
             {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", ())},
         )
 
-    def clear_leftover(self, name: str, found: Stack | None, say: Callable[[str], None]) -> Stack | None:
+    def clear_leftover(self, name: str, found: Stack | None, report: Callable[[str], None]) -> Stack | None:
         """Delete a stack whose creation failed. Raises DeployError if an operation on it is in progress.
 
         Returns the stack if it exists afterwards, else None.
@@ -113,15 +113,20 @@ class Cloud:
         if found is None or found.status == "DELETE_COMPLETE":
             return None
         if found.status in _LEFTOVERS:
-            say(f"the stack {name} was never created ({found.status}): deleting it first")
-            self.delete(name, say)
+            report(f"the stack {name} was never created ({found.status}): deleting it first")
+            self.delete(name, report)
             return None
         if found.status.endswith("_IN_PROGRESS"):
             raise DeployError(f"an operation on the stack {name} is in progress ({found.status}): wait until it ends")
         return found
 
     def change(
-        self, name: str, template: str, parameters: Mapping[str, str], found: Stack | None, say: Callable[[str], None]
+        self,
+        name: str,
+        template: str,
+        parameters: Mapping[str, str],
+        found: Stack | None,
+        report: Callable[[str], None],
     ) -> bool:
         """Create or update the stack, and wait. Return False if there was nothing to change.
 
@@ -153,15 +158,15 @@ class Cloud:
                 raise DeployError(f"CloudFormation does not accept the template: {reason}")
             self.cloudformation.execute_change_set(StackName=name, ChangeSetName=change_set)
         wanted = "UPDATE_COMPLETE" if found else "CREATE_COMPLETE"
-        self._wait(name, {wanted, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"}, since, say)
+        self._wait(name, {wanted, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS"}, since, report)
         return True
 
-    def delete(self, name: str, say: Callable[[str], None]) -> None:
+    def delete(self, name: str, report: Callable[[str], None]) -> None:
         """Delete the stack, and wait. Raises DeployError with what could not be deleted."""
         with in_words():
             since = self._newest_event(name)
             self.cloudformation.delete_stack(StackName=name)
-        self._wait(name, {"DELETE_COMPLETE"}, since, say)
+        self._wait(name, {"DELETE_COMPLETE"}, since, report)
 
     def resources(self, name: str) -> list[str]:
         """Return the types of the stack's resources."""
@@ -177,7 +182,7 @@ class Cloud:
         events = self.cloudformation.describe_stack_events(StackName=name)["StackEvents"]
         return str(events[0]["EventId"]) if events else ""
 
-    def _wait(self, name: str, wanted: set[str], since: str, say: Callable[[str], None]) -> None:
+    def _wait(self, name: str, wanted: set[str], since: str, report: Callable[[str], None]) -> None:
         """Wait until the stack has a final status, printing its events."""
         seen: set[str] = set()
         failed: list[str] = []
@@ -187,15 +192,15 @@ class Cloud:
                     continue
                 seen.add(event["EventId"])
                 reason = event.get("ResourceStatusReason", "")
-                say(f"  {event['ResourceStatus']:<28} {event['LogicalResourceId']}")
+                report(f"  {event['ResourceStatus']:<28} {event['LogicalResourceId']}")
                 if event["ResourceStatus"].endswith("FAILED") and "cancelled" not in reason:
                     failed.append(f"{event['LogicalResourceId']} ({event['ResourceType']}): {reason}")
             found = self.stack(name)
             if found is None or found.status in wanted:
                 return
             if not found.status.endswith("_IN_PROGRESS"):
-                told = "\n".join(f"  {line}" for line in failed) or "  CloudFormation gives no reason"
-                raise DeployError(f"the stack {name} is in {found.status}. What failed:\n{told}")
+                reasons = "\n".join(f"  {line}" for line in failed) or "  CloudFormation gives no reason"
+                raise DeployError(f"the stack {name} is in {found.status}. What failed:\n{reasons}")
             time.sleep(POLL_S)
 
     def _events(self, name: str, since: str) -> list[dict[str, Any]]:

@@ -161,11 +161,11 @@ def idle_month(*, sweep_minutes: float = 15.0, sweep_ms: float = 50.0, memory_mb
 
 
 def idle_worker_month(
-    *, calls_a_minute: float = 2.0, wake_channel: bool = False, mean_ms: float = 30.0, memory_mb: int = 512
+    *, calls_a_minute: float = 2.0, notifications: bool = False, mean_ms: float = 30.0, memory_mb: int = 512
 ) -> Usage:
     """Return the usage of an idle worker behind a bridge. A call is two invocations: frontend and matching."""
     calls = Usage.of_calls(2 * calls_a_minute * MINUTES_A_MONTH, mean_ms, memory_mb)
-    polls = MINUTES_A_MONTH * 60 / _LONG_POLL_S if wake_channel else 0.0
+    polls = MINUTES_A_MONTH * 60 / _LONG_POLL_S if notifications else 0.0
     return calls + Usage(sqs_requests=polls)
 
 

@@ -44,10 +44,10 @@ _NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class Options:
     """Options of a deployment beside the stack's settings."""
 
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     confirm: Callable[[str], bool]
     dry_run: bool = False
     bundles: Path | None = None
@@ -111,52 +111,52 @@ def _check_aurora(complete: Mapping[str, str]) -> None:
         )
 
 
-def deploy(cloud: Cloud, settings: Settings, manner: Manner) -> None:
+def deploy(cloud: Cloud, settings: Settings, options: Options) -> None:
     """Create or update the stack. Raises DeployError."""
     checks.check_stack_name(settings.stack)
-    checks.check_bundles(manner.bundles, FUNCTIONS)
+    checks.check_bundles(options.bundles, FUNCTIONS)
     account = cloud.account
     found = cloud.stack(settings.stack)
     made = plan(settings, None if found is not None and not found.outputs else found)
     url = _url(cloud, made)
     if url and settings.database_url:
         checks.check_database(url, on_this_machine=cloud.is_local)
-    manner.say(_outline(made, account, cloud.region, found))
-    if manner.dry_run:
-        manner.say(guide.costs(made.complete, guide.alarms_of(made.template), cloud.region))
-        manner.say("Nothing was changed (--dry-run).")
+    options.report(_outline(made, account, cloud.region, found))
+    if options.dry_run:
+        options.report(guide.costs(made.complete, guide.alarms_of(made.template), cloud.region))
+        options.report("Nothing was changed (--dry-run).")
         return
-    if not manner.confirm("Go on?"):
+    if not options.confirm("Go on?"):
         raise DeployError("nothing was changed")
-    made.found = cloud.clear_leftover(settings.stack, found, manner.say)
-    code = _upload(cloud, made, manner)
+    made.found = cloud.clear_leftover(settings.stack, found, options.report)
+    code = _upload(cloud, made, options)
     if kept := settings.ca_parameter():
         cloud.keep_secret(kept, settings.authorities())
-        manner.say(f"The authorities of the database's certificate are kept in Systems Manager as {kept}")
+        options.report(f"The authorities of the database's certificate are kept in Systems Manager as {kept}")
     if kept := settings.url_parameter():
         cloud.keep_secret(kept, settings.database_url)
-        manner.say(f"The URL of the database is kept in Systems Manager as {kept}")
+        options.report(f"The URL of the database is kept in Systems Manager as {kept}")
     if url:
-        _migrate(url, manner)
+        _migrate(url, options)
     addresses = {function: f"s3://{bucket}/{key}" for function, (bucket, key) in code.items()}
-    manner.say(f"The stack {settings.stack}:")
+    options.report(f"The stack {settings.stack}:")
     body = template.filled(made.template, addresses)
-    if not cloud.change(settings.stack, body, made.parameters, made.found, manner.say):
-        manner.say("  nothing to change")
+    if not cloud.change(settings.stack, body, made.parameters, made.found, options.report):
+        options.report("  nothing to change")
     bucket = next(iter(code.values()))[0]
     cloud.prune(bucket, f"{settings.stack}/", {key for _, key in code.values()})
     stack = cloud.stack(settings.stack)
     assert stack is not None, "it was made just now"
     if not url:
-        _migrate(_url_of(cloud, stack), manner)
-    manner.say(f"\nEndpoint: {stack.outputs['Endpoint']}\n")
-    manner.say(guide.connect(
-        stack.outputs["Endpoint"], cloud.region, manner.namespace or "default", made.complete["AuthMode"]
+        _migrate(_url_of(cloud, stack), options)
+    options.report(f"\nEndpoint: {stack.outputs['Endpoint']}\n")
+    options.report(guide.connect(
+        stack.outputs["Endpoint"], cloud.region, options.namespace or "default", made.complete["AuthMode"]
     ))  # fmt: skip
-    manner.say(guide.costs(made.complete, guide.alarms_of(made.template), cloud.region))
+    options.report(guide.costs(made.complete, guide.alarms_of(made.template), cloud.region))
 
 
-def destroy(cloud: Cloud, name: str, manner: Manner, *, delete_data: bool = False) -> None:
+def destroy(cloud: Cloud, name: str, options: Options, *, delete_data: bool = False) -> None:
     """Delete the stack and what `deploy` created beside it. Raises DeployError."""
     found = cloud.stack(name)
     if found is None:
@@ -168,13 +168,13 @@ def destroy(cloud: Cloud, name: str, manner: Manner, *, delete_data: bool = Fals
         "dsql": f"the DSQL cluster {cluster} {'goes WITH ALL DATA' if delete_data else 'stays'}",
         "aurora-serverless": "the Aurora cluster goes and leaves a snapshot",
     }[created]
-    manner.say(f"Delete the stack {name} in {cloud.region} of the account {cloud.account}: {kept}.")
-    if manner.dry_run:
-        manner.say("Nothing was changed (--dry-run).")
+    options.report(f"Delete the stack {name} in {cloud.region} of the account {cloud.account}: {kept}.")
+    if options.dry_run:
+        options.report("Nothing was changed (--dry-run).")
         return
-    if not manner.confirm("Go on?"):
+    if not options.confirm("Go on?"):
         raise DeployError("nothing was changed")
-    cloud.delete(name, manner.say)
+    cloud.delete(name, options.report)
     if bucket := cloud.bucket(create=False):
         cloud.prune(bucket, f"{name}/")
     if found.parameters.get("DatabaseUrlParameter") == f"/{name}/database-url":
@@ -183,7 +183,7 @@ def destroy(cloud: Cloud, name: str, manner: Manner, *, delete_data: bool = Fals
         cloud.forget_secret(f"/{name}/database-ca")
     if created == "dsql" and delete_data:
         cloud.delete_dsql(cluster.partition(".")[0])
-    manner.say(f"The stack {name} is gone; {kept}.")
+    options.report(f"The stack {name} is gone; {kept}.")
 
 
 def _outline(made: Plan, account: str, region: str, found: Stack | None) -> str:
@@ -204,28 +204,28 @@ def _outline(made: Plan, account: str, region: str, found: Stack | None) -> str:
     }
     hidden = {"DatabaseUrl"}
     said = {name: value for name, value in made.parameters.items() if value and name not in hidden}
-    shown = "\n".join(f"  {name:<10} {value}" for name, value in lines.items())
-    return f"{shown}\n  parameters {', '.join(f'{name}={value}' for name, value in said.items()) or 'as they are'}"
+    listed = "\n".join(f"  {name:<10} {value}" for name, value in lines.items())
+    return f"{listed}\n  parameters {', '.join(f'{name}={value}' for name, value in said.items()) or 'as they are'}"
 
 
-def _upload(cloud: Cloud, made: Plan, manner: Manner) -> dict[str, tuple[str, str]]:
+def _upload(cloud: Cloud, made: Plan, options: Options) -> dict[str, tuple[str, str]]:
     """Build and upload the bundles; return bucket and key by function."""
     bucket = cloud.bucket()
     code: dict[str, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="whistlestop-") as scratch:
         for function in FUNCTIONS:
-            archive = _archive(function, made.target, Path(scratch), manner)
+            archive = _archive(function, made.target, Path(scratch), options)
             digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:20]
             key = f"{made.settings.stack}/{function}-{digest}.zip"
             sent = cloud.upload(bucket, key, archive)
-            manner.say(f"  s3://{bucket}/{key}{'' if sent else ' is there already'}")
+            options.report(f"  s3://{bucket}/{key}{'' if sent else ' is there already'}")
             code[function] = (bucket, key)
     return code
 
 
-def _archive(function: str, target: Target, scratch: Path, manner: Manner) -> Path:
-    if manner.bundles is not None:
-        given = manner.bundles / f"{function}.zip"
+def _archive(function: str, target: Target, scratch: Path, options: Options) -> Path:
+    if options.bundles is not None:
+        given = options.bundles / f"{function}.zip"
         if not given.is_file():
             raise DeployError(f"there is no {given}")
         return given
@@ -234,8 +234,8 @@ def _archive(function: str, target: Target, scratch: Path, manner: Manner) -> Pa
     except BundleError as error:
         raise DeployError(str(error)) from error
     if not compiled:
-        manner.say(f"no {target.runtime} here: {function} is built without bytecode, and starts more slowly")
-    manner.say(f"{function}: {size(scratch / function) / 1e6:.1f} MB for {target.runtime} on {target.architecture}")
+        options.report(f"no {target.runtime} here: {function} is built without bytecode, and starts more slowly")
+    options.report(f"{function}: {size(scratch / function) / 1e6:.1f} MB for {target.runtime} on {target.architecture}")
     archive = scratch / f"{function}.zip"
     pack(scratch / function, archive)
     return archive
@@ -296,12 +296,12 @@ def _in_words() -> Iterator[None]:
         raise DeployError(f"the URL of the database can't be read: {error}") from error
 
 
-def _migrate(url: str, manner: Manner) -> None:
+def _migrate(url: str, options: Options) -> None:
     """Migrate the schema to this release, and register the namespace."""
-    if manner.prepare is None:
-        manner.say("The schema is left as it is (--no-migrate): see `whistlestop db migrate`")
+    if options.prepare is None:
+        options.report("The schema is left as it is (--no-migrate): see `whistlestop db migrate`")
         return
-    applied, registered = manner.prepare(url, manner.namespace)
-    manner.say(f"The schema: {f'applied {applied} migrations' if applied else 'nothing to do'}")
+    applied, registered = options.prepare(url, options.namespace)
+    options.report(f"The schema: {f'applied {applied} migrations' if applied else 'nothing to do'}")
     if registered:
-        manner.say(f"The namespace {manner.namespace} is registered")
+        options.report(f"The namespace {options.namespace} is registered")

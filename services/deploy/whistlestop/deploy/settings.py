@@ -55,8 +55,8 @@ class Settings:
 
     def url_parameter(self) -> str:
         """Return the name under which Systems Manager stores the URL of this stack; empty if it does not."""
-        is_kept_elsewhere = self.database_url.startswith((BY_PARAMETER, BY_SECRET))
-        return "" if not self.database_url or self.plain_url or is_kept_elsewhere else f"/{self.stack}/database-url"
+        is_stored_in_aws = self.database_url.startswith((BY_PARAMETER, BY_SECRET))
+        return "" if not self.database_url or self.plain_url or is_stored_in_aws else f"/{self.stack}/database-url"
 
     def ca_parameter(self) -> str:
         """Return the name under which Systems Manager stores the database's CA certificates; empty if it does not."""

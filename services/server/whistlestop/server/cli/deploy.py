@@ -114,8 +114,10 @@ def aws(
         subnet_ids, runtime, architecture, memory, auth, sweep_rate, alarm_topic, log_retention, metrics, tracing,
         _document(dynamic_config_file), others,
     )  # fmt: skip
-    manner = run.Manner(print, stack.confirm, stack.dry_run, bundles, prepare_database if migrate else None, namespace)
-    run.deploy(stack.cloud, settings, manner)
+    options = run.Options(
+        print, stack.confirm, stack.dry_run, bundles, prepare_database if migrate else None, namespace
+    )
+    run.deploy(stack.cloud, settings, options)
 
 
 def _document(path: str) -> str:

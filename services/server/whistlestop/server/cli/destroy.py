@@ -28,5 +28,5 @@ def aws(
     """Delete the stack. Your own database is not touched; one that the stack created is kept, or leaves a snapshot."""
     from whistlestop.deploy import run
 
-    manner = run.Manner(print, stack.confirm, stack.dry_run)
-    run.destroy(stack.cloud, stack.name, manner, delete_data=delete_data)
+    options = run.Options(print, stack.confirm, stack.dry_run)
+    run.destroy(stack.cloud, stack.name, options, delete_data=delete_data)
