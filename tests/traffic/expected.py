@@ -9,6 +9,7 @@ EXPECTED: dict[str, str] = {
     "either: *tasks_dispatch_rate": "a rate of the moment",
     "either: *tasks_add_rate": "a rate of the moment",
     "ours: QueryWorkflow link*": "Temporal tells it since a later release",
+    "ours: *.capabilities.workflow_pause": "on by default here: `frontend.WorkflowPauseEnabled`",
     "ours: DescribeSchedule info.state_size_bytes": "Temporal's newer scheduler tells it, which is off by default there",
 }
 """By `who: pattern`: who alone has the path, `either` for both."""
