@@ -51,7 +51,12 @@ class Backend:
 
         self.history = History(self.store, Late(), self.clock, ids, notifier, task_listener=self._offer)
         self.matching = Matching(
-            self.store, self.history, self.clock, ids, notifier, MatchingConfig(hear_others=False, share_pollers=False)
+            self.store,
+            self.history,
+            self.clock,
+            ids,
+            notifier,
+            MatchingConfig(remote_notifications=False, share_pollers=False),
         )
         self.frontend = Frontend(self.store, self.history, self.matching, self.clock, ids)
         self.spent: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])

@@ -17,8 +17,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.fairness import level
-from whistlestop.matching.alarms import Alarms
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.deadline_queue import DeadlineQueue
 from whistlestop.matching.queue import TaskQueue, Waiter
 from whistlestop.storage.records import MatchingTask, TaskKey
 
@@ -37,7 +37,7 @@ def task(number: int, key: str) -> MatchingTask:
 def queue() -> TaskQueue:
     """Return a task queue that has read an empty store."""
     config = MatchingConfig(buffer=1_000_000, system_rps=1e9)
-    made = TaskQueue(("n", "q", 2), config, Alarms(SystemClock()), lambda _: None, 0)
+    made = TaskQueue(("n", "q", 2), config, DeadlineQueue(SystemClock()), lambda _: None, 0)
     made.begin_read()
     made.end_read([], 100, 1)
     return made

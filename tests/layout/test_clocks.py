@@ -86,7 +86,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "history/transfers/worker_commands.py": {"deliver": SHARED},
     "matching/describe.py": {"Descriptions._pollers": SHOWN, "Descriptions._stats": SHOWN},
-    "matching/due.py": {"DueRows.fire": DUE},
+    "matching/timer_scan.py": {"StoredTimerScan.fire_timers": DUE},
     "matching/pollers.py": {
         "PollerRows.record": STAMP, "PollerRows.wake_record": STAMP, "PollerRows.read": SHARED,
         "PollerRows.read_shown": SHARED, "PollerRows.remove": STAMP,
@@ -101,7 +101,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "matching/push/webhook.py": {"Webhook.send": ELSEWHERE},
     "matching/service.py": {
-        "Matching._update_config": STAMP, "Matching._is_polled": SHARED, "Matching._heard": STAMP,
+        "Matching._update_config": STAMP, "Matching._is_polled": SHARED, "Matching._record_heartbeats": STAMP,
         "Matching._known_workers": SHARED,
     },
     "matching/versions.py": {"Versions._register": STAMP},

@@ -193,7 +193,7 @@ class Bench:
         self.store: TaskStore = store or self.rows
         self.history = FakeHistory(self.rows)
         self.notifier = notifier or LocalNotifier(self.clock)
-        self.config = config or MatchingConfig(hear_others=False, share_pollers=False)
+        self.config = config or MatchingConfig(remote_notifications=False, share_pollers=False)
         self.matching = self.another()
         self._ids = CountedIds()
 

@@ -96,7 +96,7 @@ async def test_settings_show_on_request() -> None:
 
 
 async def test_pollers_of_other_processes_show_through_their_rows() -> None:
-    bench = Bench(MatchingConfig(hear_others=False))
+    bench = Bench(MatchingConfig(remote_notifications=False))
     other = bench.another()
     bench.poll(identity="here")
     bench.poll(identity="there", matching=other)
@@ -108,7 +108,7 @@ async def test_pollers_of_other_processes_show_through_their_rows() -> None:
 
 
 async def test_who_said_goodbye_to_another_process_is_not_shown_for_long() -> None:
-    bench = Bench(MatchingConfig(hear_others=False))
+    bench = Bench(MatchingConfig(remote_notifications=False))
     bench.poll(seconds=3)
     await settle()
     await bench.clock.advance(14)
@@ -119,7 +119,7 @@ async def test_who_said_goodbye_to_another_process_is_not_shown_for_long() -> No
 
 
 async def test_a_busy_poller_writes_its_row_every_ten_seconds_at_most() -> None:
-    bench = Bench(MatchingConfig(hear_others=False))
+    bench = Bench(MatchingConfig(remote_notifications=False))
     for n in range(100):
         poll = bench.poll()
         await settle()
@@ -131,7 +131,7 @@ async def test_a_busy_poller_writes_its_row_every_ten_seconds_at_most() -> None:
 
 
 async def test_pollers_are_forgotten_after_five_minutes_and_bounded() -> None:
-    bench = Bench(MatchingConfig(hear_others=False, share_pollers=False, pollers_per_queue=5))
+    bench = Bench(MatchingConfig(remote_notifications=False, share_pollers=False, pollers_per_queue=5))
     polls = [bench.poll(identity=f"w{n}", seconds=3) for n in range(20)]
     await settle()
     assert len((await bench.ask("DescribeTaskQueue", request())).pollers) == 5

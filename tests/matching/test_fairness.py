@@ -15,8 +15,8 @@ from tests.matching.fakes import NAMESPACE, Bench, settle
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import level, priority_of
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.dispatch_order import FairOrder, Window, in_random_order
 from whistlestop.matching.rate_limit import KeyRate
-from whistlestop.matching.ready import Fair, Window, in_drawn_order
 from whistlestop.matching.settings import data_of
 from whistlestop.storage.records import MatchingTask, TaskKey
 
@@ -34,7 +34,7 @@ def key_of(task: MatchingTask) -> str:
     return task.workflow_id.rpartition("-")[0]
 
 
-def order(fair: Fair, count: int, now_ns: int = 0) -> list[str]:
+def order(fair: FairOrder, count: int, now_ns: int = 0) -> list[str]:
     popped = [fair.pop(now_ns) for _ in range(count)]
     return [key_of(each) for each in popped if each is not None]
 
@@ -47,13 +47,13 @@ def test_a_level_tells_its_priority(priority: int) -> None:
 
 
 def test_keys_take_turns_however_many_tasks_one_has() -> None:
-    fair = Fair([*(task(n, "busy") for n in range(100)), task(200, "a"), task(201, "b"), task(202)])
+    fair = FairOrder([*(task(n, "busy") for n in range(100)), task(200, "a"), task(201, "b"), task(202)])
     assert set(order(fair, 4)) == {"busy", "a", "b", "none"}
     assert order(fair, 96) == ["busy"] * 96
 
 
 def test_a_key_of_more_weight_gets_more_turns() -> None:
-    fair = Fair([*(task(n, "heavy", weight=3) for n in range(100)), *(task(n, "light") for n in range(100, 200))])
+    fair = FairOrder([*(task(n, "heavy", weight=3) for n in range(100)), *(task(n, "light") for n in range(100, 200))])
     assert Counter(order(fair, 40)) == {"heavy": 30, "light": 10}
     fair.configure({"light": 9.0}, None)
     order(fair, 4)
@@ -61,12 +61,12 @@ def test_a_key_of_more_weight_gets_more_turns() -> None:
 
 
 def test_a_more_urgent_priority_comes_first() -> None:
-    fair = Fair([*(task(n, "a", priority=3) for n in range(5)), task(9, "b", priority=1), task(10, priority=2)])
+    fair = FairOrder([*(task(n, "a", priority=3) for n in range(5)), task(9, "b", priority=1), task(10, priority=2)])
     assert order(fair, 3) == ["b", "none", "a"]
 
 
 def test_a_key_that_was_away_does_not_get_its_turns_back() -> None:
-    fair = Fair([task(0, "away"), *(task(n, "busy") for n in range(1, 100))])
+    fair = FairOrder([task(0, "away"), *(task(n, "busy") for n in range(1, 100))])
     order(fair, 50)
     for n in range(200, 220):
         fair.push(task(n, "away"))
@@ -74,7 +74,7 @@ def test_a_key_that_was_away_does_not_get_its_turns_back() -> None:
 
 
 def test_a_limit_holds_a_key_back_and_the_others_go_on() -> None:
-    fair = Fair([*(task(n, "a") for n in range(5)), *(task(n, "b", weight=2) for n in range(5, 10))])
+    fair = FairOrder([*(task(n, "a") for n in range(5)), *(task(n, "b", weight=2) for n in range(5, 10))])
     fair.configure({}, KeyRate(1.0, 0.0))
     assert sorted(order(fair, 10)) == ["a", "b"]
     assert fair.wait_ns == SECOND_NS // 2
@@ -85,14 +85,14 @@ def test_a_limit_holds_a_key_back_and_the_others_go_on() -> None:
 
 
 def test_a_key_may_save_up_a_second() -> None:
-    fair = Fair([*(task(n, "a") for n in range(50)), *(task(n, "b", weight=0.5) for n in range(50, 100))])
+    fair = FairOrder([*(task(n, "a") for n in range(50)), *(task(n, "b", weight=0.5) for n in range(50, 100))])
     fair.configure({}, KeyRate(10.0, 1.0))
     assert Counter(order(fair, 50, 60 * SECOND_NS)) == {"a": 10, "b": 5}
     assert Counter(order(fair, 50, 61 * SECOND_NS)) == {"a": 10, "b": 5}
 
 
 def test_a_limit_of_nothing_lets_nothing_through() -> None:
-    fair = Fair([task(1, "a"), task(2)])
+    fair = FairOrder([task(1, "a"), task(2)])
     fair.configure({}, KeyRate(0, 1.0))
     assert order(fair, 2) == []
     fair.configure({}, None)
@@ -100,7 +100,7 @@ def test_a_limit_of_nothing_lets_nothing_through() -> None:
 
 
 def test_what_was_not_used_is_given_back() -> None:
-    fair = Fair([task(1, "a"), task(2, "a"), task(3, "b")])
+    fair = FairOrder([task(1, "a"), task(2, "a"), task(3, "b")])
     fair.configure({}, KeyRate(1.0, 0.0))
     given = fair.pop(0)
     assert given is not None
@@ -110,18 +110,18 @@ def test_what_was_not_used_is_given_back() -> None:
 
 
 def test_a_key_that_others_have_used_up_is_held_back() -> None:
-    fair = Fair([task(1, "a"), task(2, "b")])
+    fair = FairOrder([task(1, "a"), task(2, "b")])
     fair.configure({}, KeyRate(1.0, 1.0))
     given = fair.pop(0)
     assert given is not None
-    fair.hold(given, 5 * SECOND_NS)
+    fair.delay_key(given, 5 * SECOND_NS)
     assert order(fair, 2) == ["b"]
     assert fair.wait_ns == 5 * SECOND_NS
     assert order(fair, 1, 5 * SECOND_NS) == ["a"]
 
 
 def test_a_key_with_more_in_the_store_says_when_it_has_used_up_its_own() -> None:
-    fair = Fair()
+    fair = FairOrder()
     rows = [task(1, "a"), task(2, "a"), task(3, "b")]
     fair.replace(rows, Window(rows, {level(3, "a"): 2}))
     assert fair.covers((level(3, "a"), 2))
@@ -137,7 +137,7 @@ def test_a_key_with_more_in_the_store_says_when_it_has_used_up_its_own() -> None
 
 
 def test_keys_outside_get_their_turn_when_each_of_those_inside_had_one() -> None:
-    fair = Fair()
+    fair = FairOrder()
     rows = [task(n, key) for n, key in enumerate("aabbcc")]
     fair.replace(rows, Window(rows, {}, cursor=level(3, "c")))
     assert (order(fair, 2), fair.wants_read) == (["a", "b"], False)
@@ -145,23 +145,23 @@ def test_keys_outside_get_their_turn_when_each_of_those_inside_had_one() -> None
 
 
 def test_what_there_is_no_room_for_is_left_in_the_store() -> None:
-    fair = Fair([task(1, "a"), task(2, "a")])
-    fair.leave(task(3, "a"))
+    fair = FairOrder([task(1, "a"), task(2, "a")])
+    fair.leave_in_store(task(3, "a"))
     assert (fair.covers((level(3, "a"), 4)), fair.wants_read) == (False, False)
-    fair.leave(task(5, "b"))
+    fair.leave_in_store(task(5, "b"))
     assert fair.wants_read
 
 
 def test_keys_that_come_once_leave_little_behind() -> None:
     """As many keys as there are customers: neither their passes nor their limits pile up."""
-    fair = Fair()
+    fair = FairOrder()
     fair.configure({}, KeyRate(1.0, 1.0))
     for n in range(10_000):
         fair.push(task(n, f"customer {n}"))
         assert fair.pop(n) is not None
-    assert len(fair._away) == 2000
+    assert len(fair._absent) == 2000
     assert fair._levels == {}
-    assert len(fair._heap) + len(fair._held) == 0
+    assert len(fair._heap) + len(fair._limited) == 0
 
 
 def test_what_is_drawn_follows_the_weights() -> None:
@@ -169,7 +169,7 @@ def test_what_is_drawn_follows_the_weights() -> None:
     numbers = cycle([(n + 0.5) / 101 for n in range(0, 101 * 7, 7) for n in (n % 101,)])
     firsts: Counter[str] = Counter()
     for _ in range(404):
-        drawn = in_drawn_order(tasks, {}, lambda: next(numbers))
+        drawn = in_random_order(tasks, {}, lambda: next(numbers))
         assert key_of(drawn[0]) == "c"
         firsts[key_of(drawn[1])] += 1
     assert firsts["a"] > 2 * firsts["b"] > 0
@@ -300,7 +300,7 @@ async def test_a_limit_of_keys_holds_over_functions() -> None:
 
 
 async def test_a_limit_of_keys_holds_over_processes() -> None:
-    bench = Bench(MatchingConfig(hear_others=False))
+    bench = Bench(MatchingConfig(remote_notifications=False))
     await limit_keys(bench, 2)
     put(bench, [task(n, "ab"[n % 2]) for n in range(20)], offered=False)
     polls = [bench.poll_activity() for _ in range(10)]

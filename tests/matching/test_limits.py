@@ -14,11 +14,11 @@ from tests.matching.fakes import Bench, code_of, settle
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
-from whistlestop.matching.alarms import Alarms
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.deadline_queue import DeadlineQueue
 from whistlestop.matching.rate_limit import RateLimiter
-from whistlestop.matching.rates import Rate
 from whistlestop.matching.settings import data_of
+from whistlestop.matching.throughput import Rate
 from whistlestop.storage.records import TaskQueueRecord
 
 
@@ -135,7 +135,7 @@ def test_a_row_from_before_keys_had_buckets_is_read(ready_ns: int) -> None:
 
 
 async def test_processes_over_one_store_keep_one_limit_together() -> None:
-    bench = Bench(MatchingConfig(hear_others=False))
+    bench = Bench(MatchingConfig(remote_notifications=False))
     other = bench.another()
     for n in range(200):
         bench.task(str(n), task_type=2)
@@ -216,23 +216,23 @@ async def test_settings_that_make_no_sense_are_refused_and_change_nothing(
 
 async def test_alarms_ring_in_their_order_and_not_after_they_were_turned_off() -> None:
     clock = Bench().clock
-    alarms = Alarms(clock)
+    deadlines = DeadlineQueue(clock)
     rung: list[str] = []
     now_ns = clock.steady_ns()
-    off = alarms.at(now_ns + SECOND_NS, lambda: rung.append("off"))
-    alarms.at(now_ns + 3 * SECOND_NS, lambda: rung.append("third"))
-    alarms.at(now_ns + 2 * SECOND_NS, lambda: rung.append("second"))
-    alarms.off(off)
+    off = deadlines.call_at(now_ns + SECOND_NS, lambda: rung.append("off"))
+    deadlines.call_at(now_ns + 3 * SECOND_NS, lambda: rung.append("third"))
+    deadlines.call_at(now_ns + 2 * SECOND_NS, lambda: rung.append("second"))
+    deadlines.cancel(off)
     await settle()
     await clock.advance(5)
     assert rung == ["second", "third"]
-    assert len(alarms) == 0
+    assert len(deadlines) == 0
 
 
 async def test_alarms_that_were_turned_off_are_swept() -> None:
     clock = Bench().clock
-    alarms = Alarms(clock)
+    deadlines = DeadlineQueue(clock)
     for _ in range(10_000):
-        alarms.off(alarms.at(clock.steady_ns() + SECOND_NS, lambda: None))
-    assert len(alarms._heap) < 1000
-    alarms.close()
+        deadlines.cancel(deadlines.call_at(clock.steady_ns() + SECOND_NS, lambda: None))
+    assert len(deadlines._heap) < 1000
+    deadlines.close()

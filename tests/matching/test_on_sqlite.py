@@ -46,7 +46,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     store = SqliteStore(str(tmp_path / "matching.db"))
     await store.open()
     await store.migrate()
-    bench = Bench(MatchingConfig(hear_others=False), store=store)
+    bench = Bench(MatchingConfig(remote_notifications=False), store=store)
     bench.history = StoreHistory(bench)  # type: ignore[assignment]
     bench.matching = bench.another()
     yield bench

@@ -320,7 +320,7 @@ async def test_two_processes_share_a_backlog_and_nothing_is_started_twice() -> N
 
 
 async def test_a_backlog_larger_than_memory_keeps_its_order() -> None:
-    bench = Bench(MatchingConfig(hear_others=False, share_pollers=False, page=5, buffer=10))
+    bench = Bench(MatchingConfig(remote_notifications=False, share_pollers=False, page=5, buffer=10))
     first = bench.poll()
     await settle()
     bench.commit("0")
@@ -406,7 +406,7 @@ async def test_a_function_goes_on_past_what_it_can_not_start() -> None:
 
 
 async def test_idle_queues_are_forgotten_and_their_number_is_bounded() -> None:
-    bench = Bench(MatchingConfig(hear_others=False, share_pollers=False, queues=20))
+    bench = Bench(MatchingConfig(remote_notifications=False, share_pollers=False, queues=20))
     for n in range(100):
         bench.commit(str(n), queue=f"q{n}")
     assert len(bench.matching._queues) <= 20

@@ -21,7 +21,7 @@ class World:
         self.random = random.Random(seed)
         config = MatchingConfig(
             share_pollers=False,
-            hear_others=self.random.random() < 0.5,
+            remote_notifications=self.random.random() < 0.5,
             page=self.random.choice([2, 5, 100]),
             buffer=self.random.choice([4, 10, 1000]),
             system_rps=self.random.choice([50.0, 1e6]),

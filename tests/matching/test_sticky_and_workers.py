@@ -63,7 +63,7 @@ async def test_a_task_for_a_normal_queue_without_workers_stays() -> None:
 
 
 async def test_another_process_poller_keeps_a_sticky_task_where_it_is() -> None:
-    bench = Bench(MatchingConfig(hear_others=False))
+    bench = Bench(MatchingConfig(remote_notifications=False))
     other = bench.another()
     bench.poll("sticky", seconds=3, sticky=True)
     await bench.clock.advance(0)
@@ -201,7 +201,7 @@ async def test_a_last_heartbeat_removes_the_worker() -> None:
 
 
 async def test_the_number_of_heartbeats_is_bounded() -> None:
-    bench = Bench(MatchingConfig(hear_others=False, share_pollers=False, heartbeats=3))
+    bench = Bench(MatchingConfig(remote_notifications=False, share_pollers=False, heartbeats=3))
     for n in range(10):
         await bench.ask("RecordWorkerHeartbeat", rr.RecordWorkerHeartbeatRequest(worker_heartbeat=[heartbeat(f"w{n}")]))
     assert await listed(bench) == ["w7", "w8", "w9"]
@@ -224,7 +224,7 @@ async def test_workers_are_listed_in_pages_and_system_workers_only_on_request() 
 @pytest.mark.parametrize("shared", [True, False])
 async def test_a_page_of_workers_costs_the_same_wherever_it_is(shared: bool) -> None:
     """Of ten thousand in rows, a page reads what it shows; a description reads one."""
-    bench = Bench(MatchingConfig(hear_others=False, share_pollers=shared, shared_heartbeats=10_000))
+    bench = Bench(MatchingConfig(remote_notifications=False, share_pollers=shared, shared_heartbeats=10_000))
     beats = [heartbeat(f"w{n:05}") for n in range(10_000)]
     await bench.ask("RecordWorkerHeartbeat", rr.RecordWorkerHeartbeatRequest(worker_heartbeat=beats))
     token, found, pages = b"", [], 0

@@ -59,7 +59,7 @@ WITHIN_A_CALL = {
     ("history/api/queries.py", "_dispatch"), ("history/api/queries.py", "_ask_directly"),
     ("history/api/standalone.py", "wait"),
     ("history/api/time_skipping.py", "poll_workflow_execution_time_skipping"), ("history/api/updates.py", "wait"),
-    ("matching/looks.py", "_held"), ("matching/looks.py", "_hear"), ("matching/polls.py", "_poll_function"),
+    ("matching/backlog_probes.py", "_wait_for_tasks"), ("matching/backlog_probes.py", "_listen"), ("matching/polls.py", "_poll_function"),
     ("matching/polls.py", "_token"), ("matching/queues.py", "_refill"), ("server/time_skipping.py", "_next_due"),
     ("storage/admin.py", "_pages"), ("storage/admin.py", "_history_problem"), ("storage/postgres/connection.py", "retried"),
     ("storage/postgres/writer.py", "_alone"),

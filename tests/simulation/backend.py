@@ -208,7 +208,7 @@ class Backend:
         clock = LoopClock(self.loop) if self.loop is not None else self.clock
         hints = Hints(self, clock)
         to_history, to_matching = Link(self, "history"), Link(self, "matching")
-        config = MatchingConfig(hear_others=not alone, share_pollers=not alone)
+        config = MatchingConfig(remote_notifications=not alone, share_pollers=not alone)
         config = self.dynamic.apply(config, MATCHING_KEYS)
         limits = self.dynamic.apply(Limits(), LIMIT_KEYS)
         matching = Matching(store, to_history, clock, self.ids, hints, config, providers=self.providers)

@@ -11,7 +11,7 @@ class MatchingConfig:
 
     host: str = "127.0.0.1:7233"
     """The host that is shown as the owner of a queue's partition."""
-    hear_others: bool = True
+    remote_notifications: bool = True
     """Subscribe to notifications of other processes that write to the same store. False for a process that is alone
     with its file."""
     share_pollers: bool = True
@@ -33,7 +33,7 @@ class MatchingConfig:
     """Tasks kept in memory per queue; further ones stay in the store."""
     reread_s: float = 30.0
     """A poll reads the store when the last read is older than this, even without a notification."""
-    hint_pause_s: float = 0.025
+    notification_pause_s: float = 0.025
     """Notifications of other processes cause at most one read per queue in this time."""
     retry_first_s: float = 0.05
     retry_most_s: float = 10.0

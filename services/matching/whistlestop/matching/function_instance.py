@@ -15,7 +15,7 @@ from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
 from whistlestop.functions.bootstrap import serve_event
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.due import DueRows
+from whistlestop.matching.timer_scan import StoredTimerScan
 from whistlestop.matching.service import Matching
 from whistlestop.net.outbound import Named, Outbound
 
@@ -39,7 +39,7 @@ class MatchingInstance:
     def __init__(self, environment: Environment[MatchingSettings]) -> None:
         settings, clock, store = environment.settings, environment.clock, environment.store
         history = environment.client("history", settings.history_function, settings.history_url)
-        config = MatchingConfig(hear_others=False, wake_queue_prefix=settings.worker_wake_prefix)
+        config = MatchingConfig(remote_notifications=False, wake_queue_prefix=settings.worker_wake_prefix)
         outbound = Outbound(Named.parse(settings.allow_outbound))
         if settings.dynamic_config:
             config = _configured(config, settings.dynamic_config, outbound)
@@ -50,7 +50,7 @@ class MatchingInstance:
             RandomIds(),
             RecheckNotifier(clock),
             config,
-            due=DueRows(store, history, clock),
+            due=StoredTimerScan(store, history, clock),
             outbound=outbound,
         )
         self._environment = environment

@@ -31,10 +31,10 @@ from whistlestop.common.proto.nexus_pb2 import (
     RecordNexusRequestStartedRequest,
     RecordNexusTaskStartedRequest,
 )
+from whistlestop.matching.dispatch_order import in_random_order
 from whistlestop.matching.pollers import note_in_memory, worker_rps
 from whistlestop.matching.queue import Waiter
 from whistlestop.matching.queues import read_fairly
-from whistlestop.matching.ready import in_drawn_order
 from whistlestop.matching.scaling import advise, own_fields
 from whistlestop.matching.settings import settings_of
 from whistlestop.storage.errors import StorageError
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
-    from whistlestop.matching.alarms import Alarms
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.due import Due
+    from whistlestop.matching.deadline_queue import DeadlineQueue
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
     from whistlestop.matching.row_deletes import RowDeletes
     from whistlestop.matching.settings import Refusal, Settings
+    from whistlestop.matching.timer_scan import TimerScan
     from whistlestop.matching.versions import Versions
     from whistlestop.matching.workers import Workers
     from whistlestop.storage.interface import TaskStore
@@ -96,13 +96,13 @@ class Polls:
         ids: Ids,
         notifier: Notifier,
         config: MatchingConfig,
-        alarms: Alarms,
+        deadlines: DeadlineQueue,
         queues: Queues,
         rows: PollerRows,
         deletes: RowDeletes,
         settings: Settings,
         workers: Workers,
-        due: Due,
+        timer_scan: TimerScan,
         versions: Versions,
         aside: SetAside,
     ) -> None:
@@ -112,13 +112,13 @@ class Polls:
         self._ids = ids
         self._notifier = notifier
         self._config = config
-        self._alarms = alarms
+        self._deadlines = deadlines
         self._queues = queues
         self._rows = rows
         self._deletes = deletes
         self._settings = settings
         self._workers = workers
-        self._due = due
+        self._timer_scan = timer_scan
         self._versions = versions
         self._aside = aside
         self._settings_ns = int(config.queue_config_s * SECOND_NS)
@@ -152,7 +152,7 @@ class Polls:
             if context.can_long_poll:
                 if context.deadline_ns is not None:
                     end_ns = min(end_ns, context.deadline_ns - int(config.poll_margin_s * SECOND_NS))
-                reply = await self._poll_held(key, poll, context, now_ns, end_ns)
+                reply = await self._poll_in_memory(key, poll, context, now_ns, end_ns)
             else:
                 if context.deadline_ns is not None:
                     end_ns = min(end_ns, context.deadline_ns - int(config.function_margin_s * SECOND_NS))
@@ -166,13 +166,13 @@ class Polls:
 
     # In a long-lived process.
 
-    async def _poll_held(
+    async def _poll_in_memory(
         self, key: QueueKey, poll: PollRequest, context: CallContext, now_ns: int, end_ns: int
     ) -> Reply:
         queue = self._queues.find(key) or self._queues.get(key, now_ns)
         queue.polls += 1
         queue.last_poll_ns = now_ns
-        queue.gone = False
+        queue.worker_shut_down = False
         if queue.listener is None:
             self._queues.listen(queue)
         queue.sticky = poll.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY
@@ -240,7 +240,7 @@ class Polls:
         future: asyncio.Future[MatchingTask | None] = asyncio.get_running_loop().create_future()
         waiter = Waiter(future, poll)
         queue.wait(waiter)
-        alarm = waiter.alarm = self._alarms.at(end_ns, waiter.end)
+        deadline = waiter.deadline = self._deadlines.call_at(end_ns, waiter.end)
         try:
             await future
         except asyncio.CancelledError:
@@ -249,7 +249,7 @@ class Polls:
                 queue.release(task, self._clock.steady_ns())
             raise
         finally:
-            self._alarms.off(alarm)
+            self._deadlines.cancel(deadline)
             queue.waiters.pop(waiter, None)
         return waiter
 
@@ -266,9 +266,9 @@ class Polls:
             raise
         if refusal is None:
             return True
-        put_off = queue.hold_key if refusal.of_key else queue.put_off
+        delay = queue.delay_key if refusal.of_key else queue.delay
         now_ns = self._clock.steady_ns()
-        put_off(task, refusal.again_ns(now_ns), now_ns)
+        delay(task, refusal.again_ns(now_ns), now_ns)
         return False
 
     async def _start_from(
@@ -290,7 +290,7 @@ class Polls:
                 queue.retry_later(task, self._clock.steady_ns())
             return None
         except asyncio.CancelledError:
-            queue.lose_sight(task, self._clock.steady_ns())
+            queue.forget_unconfirmed(task, self._clock.steady_ns())
             raise
         except Exception as error:
             if isinstance(error, DecodeError) or queue.failures_of(task) >= _MOST_FAILURES:
@@ -327,10 +327,10 @@ class Polls:
     ) -> Reply:
         if poll.identity and self._rows.is_old(key, poll.identity, now_ns):
             await self._rows.write([self._rows.record(key, poll.identity, poll, now_ns)])
-        with self._notifier.subscribe(f"q/{key[0]}/{key[2]}/{key[1]}") as hints:
+        with self._notifier.subscribe(f"q/{key[0]}/{key[2]}/{key[1]}") as notifications:
             first = True
             while True:
-                await self._due.fire(context, first=first)
+                await self._timer_scan.fire_timers(context, first=first)
                 first = False
                 rows = await self._candidates(key)
                 again_ns, spent = end_ns, set[int]()
@@ -347,7 +347,7 @@ class Polls:
                     if reply is not None:
                         self.counters.backlogged += 1
                         return with_own_fields(reply, own_fields(key[2], len(rows) - index - 1, 0))
-                if not await hints.wait(again_ns) and self._clock.steady_ns() >= end_ns:
+                if not await notifications.wait(again_ns) and self._clock.steady_ns() >= end_ns:
                     return EMPTY
 
     async def _candidates(self, key: QueueKey) -> list[MatchingTask]:
@@ -360,7 +360,7 @@ class Polls:
             return rows
         window = await read_fairly(self._store, key)
         settings = settings_of(await self._settings.read(key))
-        return in_drawn_order(window.rows, settings.fairness_weight_overrides, self._draw)
+        return in_random_order(window.rows, settings.fairness_weight_overrides, self._draw)
 
     def _draw(self) -> float:
         """Return a random number above 0 and up to 1."""

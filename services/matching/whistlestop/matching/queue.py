@@ -1,13 +1,13 @@
 """One task queue in memory: its tasks, its waiting polls, and the assignment of tasks to polls.
 
 Rules of this file: no I/O, no clock. The caller passes the time, which is the steady clock's; the two effects (a
-scheduled call, a request to read the store) go through `Alarms` and `ask_for_read`.
+scheduled call, a request to read the store) go through `DeadlineQueue` and `ask_for_read`.
 
 The store is the truth; memory holds a window on it. A row in the window is *ready* (may be dispatched) or *busy*
 (assigned to a poll while history starts it, or held back after a failure). The window is *complete* when it holds every
 row of the store; then a queue without ready rows is empty, and the store need not be read. Otherwise it holds the rows
 up to `level`, and later ones stay in the store until the ready ones are used up. A queue with fairness keys has such a
-bound for each key (`ready.Fair`).
+bound for each key (`dispatch_order.FairOrder`).
 
 A notification or a task passed on at commit may be lost, doubled or late: then the next read finds the row, or history
 refuses a stale task. Neither loses a task nor dispatches one twice.
@@ -22,9 +22,9 @@ from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import FIRST, is_keyed, priority_of
 from whistlestop.common.notify import task_queue_topic
+from whistlestop.matching.dispatch_order import FairOrder, RowOrder, Window
 from whistlestop.matching.rate_limit import NEVER_NS, KeyRate, RateLimiter
-from whistlestop.matching.rates import Rate, RatePair
-from whistlestop.matching.ready import Fair, InOrder, Window
+from whistlestop.matching.throughput import Rate, RatePair
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-    from whistlestop.matching.alarms import Alarm, Alarms
     from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.deadline_queue import Deadline, DeadlineQueue
     from whistlestop.storage.records import MatchingTask
 
     PollRequest: TypeAlias = (
@@ -52,12 +52,12 @@ _START: Position = (FIRST, 0)
 class Waiter:
     """A waiting poll. Its future gets a task, or None to answer empty."""
 
-    __slots__ = ("alarm", "fresh", "future", "poll")
+    __slots__ = ("deadline", "fresh", "future", "poll")
 
     def __init__(self, future: asyncio.Future[MatchingTask | None], poll: PollRequest) -> None:
         self.future = future
         self.poll = poll
-        self.alarm: Alarm | None = None
+        self.deadline: Deadline | None = None
         self.fresh = False
         """Whether the task came straight from its commit, not from a backlog."""
 
@@ -71,30 +71,31 @@ class TaskQueue:
     """The window on one queue, its waiting polls, its limits and its rates."""
 
     __slots__ = (
-        "_alarms", "_arrived", "_ask_for_read", "_buffer", "_busy", "_dispatch_alarm", "_failures", "_finished",
-        "_known", "_ready", "_reread_ns", "_retry_first_ns", "_retry_most_ns", "complete", "config_read_ns", "gone",
+        "_arrived", "_ask_for_read", "_buffer", "_busy", "_deadlines", "_dispatchable", "_failures", "_finished",
+        "_known", "_next_dispatch", "_reread_ns", "_retry_first_ns", "_retry_most_ns", "complete", "config_read_ns",
         "key", "key_rate", "last_poll_ns", "last_read_ns", "level", "limited", "limiter", "listener", "made_ns",
         "pollers", "polls", "rates", "reading", "scaled_ns", "sticky", "topic", "waiters", "weights",
+        "worker_shut_down",
     )  # fmt: skip
 
     def __init__(
         self,
         key: QueueKey,
         config: MatchingConfig,
-        alarms: Alarms,
+        deadlines: DeadlineQueue,
         ask_for_read: Callable[[TaskQueue], None],
         now_ns: int,
     ) -> None:
         self.key = key
         self.topic = task_queue_topic(*key)
-        self._alarms = alarms
+        self._deadlines = deadlines
         self._ask_for_read = ask_for_read
         self._buffer = config.buffer
         self._retry_first_ns = int(config.retry_first_s * SECOND_NS)
         self._retry_most_ns = int(config.retry_most_s * SECOND_NS)
         self._reread_ns = int(config.reread_s * SECOND_NS)
 
-        self._ready: InOrder | Fair = InOrder()
+        self._dispatchable: RowOrder | FairOrder = RowOrder()
         self._busy: set[Position] = set()
         self._known: set[Position] = set()
         self._failures: dict[Position, int] = {}
@@ -111,14 +112,14 @@ class TaskQueue:
         self.last_poll_ns = 0
         self.pollers: dict[str, tuple[int, PollRequest]] = {}
         self.sticky = False
-        self.gone = False
+        self.worker_shut_down = False
         """The sticky queue's worker has shut down and nobody has polled since."""
         self.scaled_ns = 0
         self.listener: asyncio.Task[None] | None = None
 
         self.limiter = RateLimiter(config.system_rps, config.burst_s)
         self.limited: Rate | None = None
-        self._dispatch_alarm: Alarm | None = None
+        self._next_dispatch: Deadline | None = None
         self.config_read_ns = 0
         self.weights: Mapping[str, float] = {}
         self.key_rate: KeyRate | None = None
@@ -134,14 +135,14 @@ class TaskQueue:
             self._arrived.append(task)
         position = (key.priority, key.task_id)
         if is_keyed(key.priority):
-            self._be_fair()
+            self._enable_fairness()
         if position in self._known or not self._covers(position):
             return
         if self.fair is not None:
             self._offer_fairly(self.fair, task, position, now_ns)
             return
         self._known.add(position)
-        if not self._ready and self.waiters:
+        if not self._dispatchable and self.waiters:
             waiter = self._next_waiter()
             if waiter is not None and self._may_dispatch(now_ns):
                 waiter.fresh = True
@@ -149,15 +150,15 @@ class TaskQueue:
                 return
             if waiter is not None:
                 self._put_back(waiter)
-            self._ready.push(task)
+            self._dispatchable.push(task)
         else:
-            self._ready.push(task)
-        if len(self._ready) > self._buffer:
+            self._dispatchable.push(task)
+        if len(self._dispatchable) > self._buffer:
             self._shrink()
 
-    def _offer_fairly(self, fair: Fair, task: MatchingTask, position: Position, now_ns: int) -> None:
+    def _offer_fairly(self, fair: FairOrder, task: MatchingTask, position: Position, now_ns: int) -> None:
         if len(fair) >= self._buffer:
-            fair.leave(task)
+            fair.leave_in_store(task)
             self.complete = False
             return
         self._known.add(position)
@@ -177,19 +178,19 @@ class TaskQueue:
         return self.fair.covers(position) if self.fair is not None else position < self.level
 
     @property
-    def fair(self) -> Fair | None:
+    def fair(self) -> FairOrder | None:
         """The ready tasks by fairness key, once a task with a key was seen; else None."""
-        return self._ready if isinstance(self._ready, Fair) else None
+        return self._dispatchable if isinstance(self._dispatchable, FairOrder) else None
 
-    def _be_fair(self) -> None:
-        if isinstance(self._ready, Fair):
+    def _enable_fairness(self) -> None:
+        if isinstance(self._dispatchable, FairOrder):
             return
-        self._ready = Fair(self._ready)
-        self._ready.configure(self.weights, self.key_rate)
+        self._dispatchable = FairOrder(self._dispatchable)
+        self._dispatchable.configure(self.weights, self.key_rate)
         # A task outside the window may be the next of its key.
         self.complete = self.complete and not self.reading
         if not self.complete:
-            self._ready.doubt()
+            self._dispatchable.note_unread_rows()
             if not self.reading:
                 self._ask_for_read(self)
 
@@ -199,7 +200,7 @@ class TaskQueue:
         if self.fair is not None:
             self.fair.configure(weights, key_rate)
         elif key_rate is not None:
-            self._be_fair()
+            self._enable_fairness()
 
     def begin_read(self) -> None:
         """Begin a read of the queue's first rows; what happens until it ends is recorded separately."""
@@ -217,30 +218,32 @@ class TaskQueue:
         self.last_read_ns = now_ns
         self.complete = len(rows) < limit
         self.level = _START if not rows else (rows[-1].key.priority, rows[-1].key.task_id)
-        ready = self._found(
+        dispatchable = self._found(
             (*rows, *(task for task in arrived if self.complete or _position(task) <= self.level)), finished
         )
-        self._ready = InOrder(ready.values())
-        self._known = self._busy | ready.keys()
+        self._dispatchable = RowOrder(dispatchable.values())
+        self._known = self._busy | dispatchable.keys()
         self.dispatch(now_ns)
 
     def end_fair_read(self, window: Window, now_ns: int) -> None:
         """Replace the window of a queue with fairness keys, and dispatch from it."""
         arrived, finished = self._end_reading()
-        self._be_fair()
-        fair = self._ready
-        assert isinstance(fair, Fair)
+        self._enable_fairness()
+        fair = self._dispatchable
+        assert isinstance(fair, FairOrder)
         self.last_read_ns = now_ns
-        ready = self._found((*window.rows, *(task for task in arrived if _within(task, window.bounds))), finished)
-        fair.replace(ready.values(), window)
-        self._known = self._busy | ready.keys()
+        dispatchable = self._found(
+            (*window.rows, *(task for task in arrived if _within(task, window.bounds))), finished
+        )
+        fair.replace(dispatchable.values(), window)
+        self._known = self._busy | dispatchable.keys()
         self.complete = fair.whole
-        if ready or self.complete or fair.short:
+        if dispatchable or self.complete or fair.short:
             self.dispatch(now_ns)
         else:
             # All rows that were read are busy: do not read again at once.
             again_ns = now_ns + self._retry_first_ns
-            self._alarms.at(again_ns, lambda: self.dispatch(again_ns))
+            self._deadlines.call_at(again_ns, lambda: self.dispatch(again_ns))
 
     def end_refill(self, level: int, rows: Sequence[MatchingTask], bound: int | None, now_ns: int) -> None:
         """Add the next rows of a level that had run out of tasks, and dispatch."""
@@ -250,9 +253,9 @@ class TaskQueue:
             return
         bounds = {} if bound is None else {level: bound}
         new = (task for task in arrived if task.key.priority == level and _within(task, bounds))
-        ready = self._found((*rows, *new), finished | self._known)
-        fair.refill(level, ready.values(), bound)
-        self._known |= ready.keys()
+        dispatchable = self._found((*rows, *new), finished | self._known)
+        fair.refill(level, dispatchable.values(), bound)
+        self._known |= dispatchable.keys()
         self.complete = fair.whole
         self.dispatch(now_ns)
 
@@ -274,7 +277,7 @@ class TaskQueue:
 
     def take(self, now_ns: int) -> MatchingTask | None:
         """Return the next task for a poll that has just come, and mark it busy; None: the poll has to wait."""
-        if not self._ready or not self._may_dispatch(now_ns):
+        if not self._dispatchable or not self._may_dispatch(now_ns):
             return None
         task = self._pop(now_ns)
         if task is not None:
@@ -283,26 +286,26 @@ class TaskQueue:
 
     def _pop(self, now_ns: int) -> MatchingTask | None:
         """Return the next task after its token was taken; None while key limits hold all tasks back."""
-        if isinstance(self._ready, InOrder):
-            return self._ready.pop()
-        task = self._ready.pop(now_ns)
+        if isinstance(self._dispatchable, RowOrder):
+            return self._dispatchable.pop()
+        task = self._dispatchable.pop(now_ns)
         if task is None:
             self.limiter.give_back()
-            self._look_again(self._ready.wait_ns)
-        if (self._ready.wants_read or self._ready.short) and not self.reading:
+            self._dispatch_at(self._dispatchable.wait_ns)
+        if (self._dispatchable.wants_read or self._dispatchable.short) and not self.reading:
             self._ask_for_read(self)
         return task
 
     def wait(self, waiter: Waiter) -> None:
         """Add a waiting poll; ask for a read when more tasks may be in the store."""
         self.waiters[waiter] = None
-        if not self._ready and not self.complete and not self.reading:
+        if not self._dispatchable and not self.complete and not self.reading:
             self._ask_for_read(self)
 
     def dispatch(self, now_ns: int) -> None:
         """Dispatch ready tasks to waiting polls; ask for a read when more may be in the store."""
         while self.waiters:
-            if not self._ready:
+            if not self._dispatchable:
                 if not self.complete and not self.reading:
                     self._ask_for_read(self)
                 return
@@ -336,26 +339,26 @@ class TaskQueue:
         """Put back a task whose poll went away before it was started, for the next poll."""
         self._give_back(task)
         self._busy.discard(_position(task))
-        self._ready.push(task)
+        self._dispatchable.push(task)
         self.dispatch(now_ns)
 
-    def put_off(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
+    def delay(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
         """Put back a task because the limit shared by all processes is used up; dispatch nothing until `until_ns`."""
         self.limiter.ready_ns = max(self.limiter.ready_ns, until_ns)
         self._busy.discard(_position(task))
         if self.fair is not None:
             self.fair.give_back(task)
-        self._ready.push(task)
+        self._dispatchable.push(task)
         self.dispatch(now_ns)
 
-    def hold_key(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
+    def delay_key(self, task: MatchingTask, until_ns: int, now_ns: int) -> None:
         """Put back a task because its key's limit is used up until `until_ns`; other keys go on."""
         self.limiter.give_back()
         self._busy.discard(_position(task))
         if self.fair is not None:
-            self.fair.hold(task, until_ns)
+            self.fair.delay_key(task, until_ns)
         else:
-            self._ready.push(task)
+            self._dispatchable.push(task)
         self.dispatch(now_ns)
 
     def _give_back(self, task: MatchingTask) -> None:
@@ -368,7 +371,7 @@ class TaskQueue:
         """Return how often history has failed to start the task."""
         return self._failures.get(_position(task), 0)
 
-    def lose_sight(self, task: MatchingTask, now_ns: int) -> None:
+    def forget_unconfirmed(self, task: MatchingTask, now_ns: int) -> None:
         """Drop a task whose poll went away during the call to history; only the store knows whether its row remains."""
         position = (task.key.priority, task.key.task_id)
         self._busy.discard(position)
@@ -376,7 +379,7 @@ class TaskQueue:
         self.complete = False
         self.level = _START
         if self.fair is not None:
-            self.fair.doubt()
+            self.fair.note_unread_rows()
         self.dispatch(now_ns)
 
     def retry_later(self, task: MatchingTask, now_ns: int) -> None:
@@ -385,7 +388,7 @@ class TaskQueue:
         failures = self._failures[position] = self._failures.get(position, 0) + 1
         delay_ns = backoff(self._retry_first_ns, failures, self._retry_most_ns)
         self._give_back(task)
-        self._alarms.at(now_ns + delay_ns, lambda: self._retry(task, position, now_ns + delay_ns))
+        self._deadlines.call_at(now_ns + delay_ns, lambda: self._retry(task, position, now_ns + delay_ns))
 
     # Queries.
 
@@ -393,7 +396,7 @@ class TaskQueue:
         """Return whether a poll that comes now should read the store first."""
         if self.reading:
             return False
-        return self.is_old(now_ns) or not (self.complete or self._ready)
+        return self.is_old(now_ns) or not (self.complete or self._dispatchable)
 
     def is_old(self, now_ns: int) -> bool:
         """Return whether the last read is too long ago, regardless of notifications."""
@@ -402,16 +405,16 @@ class TaskQueue:
     @property
     def backlog(self) -> int:
         """The number of ready tasks in memory: a lower bound when the window is not complete."""
-        return len(self._ready)
+        return len(self._dispatchable)
 
     def backlog_age_ns(self, wall_ns: int) -> int:
         """Return the age of the next task, by the wall clock; 0 when there is none."""
-        return wall_ns - self._ready.oldest_ns if self._ready else 0
+        return wall_ns - self._dispatchable.oldest_ns if self._dispatchable else 0
 
     def drain(self) -> list[MatchingTask]:
         """Remove and return all ready tasks, in order, for the caller to move. Their rows stay in the store."""
-        tasks = sorted(self._ready, key=lambda task: (task.key.priority, task.key.task_id))
-        self._ready = InOrder()
+        tasks = sorted(self._dispatchable, key=lambda task: (task.key.priority, task.key.task_id))
+        self._dispatchable = RowOrder()
         self._known = set(self._busy)
         self.complete = False
         self.level = _START
@@ -433,7 +436,7 @@ class TaskQueue:
 
     def polled_since(self, limit_ns: int) -> bool:
         """Return whether the queue is polled now or was at `limit_ns` or later, and its worker has not shut down."""
-        return not self.gone and (self.polls > 0 or self.last_poll_ns >= limit_ns)
+        return not self.worker_shut_down and (self.polls > 0 or self.last_poll_ns >= limit_ns)
 
     # Internals.
 
@@ -443,22 +446,22 @@ class TaskQueue:
         if self.limited is None:
             self.limited = Rate(now_ns)
         self.limited.add(now_ns)
-        self._look_again(self.limiter.ready_ns)
+        self._dispatch_at(self.limiter.ready_ns)
         return False
 
-    def _look_again(self, ready_ns: int) -> None:
-        if self._dispatch_alarm is None and ready_ns < NEVER_NS:
-            self._dispatch_alarm = self._alarms.at(ready_ns, lambda: self._limit_passed(ready_ns))
+    def _dispatch_at(self, ready_ns: int) -> None:
+        if self._next_dispatch is None and ready_ns < NEVER_NS:
+            self._next_dispatch = self._deadlines.call_at(ready_ns, lambda: self._limit_passed(ready_ns))
 
     def _limit_passed(self, now_ns: int) -> None:
-        self._dispatch_alarm = None
+        self._next_dispatch = None
         self.dispatch(now_ns)
 
     def limits_changed(self, now_ns: int) -> None:
         """Dispatch again after the limits were changed."""
-        if self._dispatch_alarm is not None:
-            self._alarms.off(self._dispatch_alarm)
-            self._dispatch_alarm = None
+        if self._next_dispatch is not None:
+            self._deadlines.cancel(self._next_dispatch)
+            self._next_dispatch = None
         self.dispatch(now_ns)
 
     def _next_waiter(self) -> Waiter | None:
@@ -480,13 +483,13 @@ class TaskQueue:
         if position not in self._busy:
             return
         self._busy.discard(position)
-        self._ready.push(task)
+        self._dispatchable.push(task)
         self.dispatch(now_ns)
 
     def _shrink(self) -> None:
         """Drop the later half of the ready tasks from memory; they and all rows after them stay in the store."""
-        assert isinstance(self._ready, InOrder)
-        dropped, self.level = self._ready.keep(self._buffer // 2)
+        assert isinstance(self._dispatchable, RowOrder)
+        dropped, self.level = self._dispatchable.keep(self._buffer // 2)
         self._known -= dropped
         if dropped:
             self.complete = False

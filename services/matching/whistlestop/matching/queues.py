@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import FIRST, PRIORITIES, is_keyed, priority_of
+from whistlestop.matching.dispatch_order import Window
 from whistlestop.matching.queue import TaskQueue
-from whistlestop.matching.ready import Window
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Notifier, Subscription
-    from whistlestop.matching.alarms import Alarms
     from whistlestop.matching.config import MatchingConfig
+    from whistlestop.matching.deadline_queue import DeadlineQueue
+    from whistlestop.matching.dispatch_order import FairOrder
     from whistlestop.matching.queue import QueueKey
-    from whistlestop.matching.ready import Fair
     from whistlestop.net.tasks.background import Background
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
@@ -85,14 +85,14 @@ class Queues:
         clock: Clock,
         notifier: Notifier,
         config: MatchingConfig,
-        alarms: Alarms,
+        deadlines: DeadlineQueue,
         background: Background,
     ) -> None:
         self._store = store
         self._clock = clock
         self._notifier = notifier
         self._config = config
-        self._alarms = alarms
+        self._deadlines = deadlines
         self._background = background
         self._queues: dict[QueueKey, TaskQueue] = {}
         self._swept_ns = 0
@@ -113,7 +113,7 @@ class Queues:
         if queue is None:
             if now_ns - self._swept_ns > _SWEEP_EVERY_NS or len(self._queues) >= self._config.queues:
                 self._sweep(now_ns)
-            queue = self._queues[key] = TaskQueue(key, self._config, self._alarms, self.ask_for_read, now_ns)
+            queue = self._queues[key] = TaskQueue(key, self._config, self._deadlines, self.ask_for_read, now_ns)
         return queue
 
     def _sweep(self, now_ns: int) -> None:
@@ -156,7 +156,7 @@ class Queues:
         else:
             queue.end_fair_read(window, self._clock.steady_ns())
 
-    async def _refill(self, queue: TaskQueue, fair: Fair) -> None:
+    async def _refill(self, queue: TaskQueue, fair: FairOrder) -> None:
         """Read more tasks of the keys that have run out of theirs."""
         limit = max(self._config.page // fair.levels, _PER_LEVEL)
         while True:
@@ -177,7 +177,7 @@ class Queues:
         except BaseException:
             queue.abort_read()
             if queue.waiters:
-                self._alarms.at(self._clock.steady_ns() + _RETRY_READ_NS, lambda: self._read_if_wanted(queue))
+                self._deadlines.call_at(self._clock.steady_ns() + _RETRY_READ_NS, lambda: self._read_if_wanted(queue))
             raise
 
     def ask_for_read(self, queue: TaskQueue) -> None:
@@ -200,27 +200,30 @@ class Queues:
 
     def listen(self, queue: TaskQueue) -> None:
         """Subscribe to the queue's notifications by other processes, until the queue is idle."""
-        if queue.listener is None and self._config.hear_others:
-            hints = self._notifier.subscribe(queue.topic)
-            hints.__enter__()
-            queue.listener = self._background.spawn(self._listen(queue, hints))
+        if queue.listener is None and self._config.remote_notifications:
+            notifications = self._notifier.subscribe(queue.topic)
+            notifications.__enter__()
+            queue.listener = self._background.spawn(self._listen(queue, notifications))
 
-    async def _listen(self, queue: TaskQueue, hints: Subscription) -> None:
+    async def _listen(self, queue: TaskQueue, notifications: Subscription) -> None:
         idle_ns = int(self._config.idle_queue_s * SECOND_NS)
         try:
             while queue.polled_since(self._clock.steady_ns() - idle_ns):
                 # Tasks committed by this process are passed to the queue directly.
-                if await hints.wait(self._clock.steady_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS)) and hints.remote:
-                    await self._hint(queue)
+                if (
+                    await notifications.wait(self._clock.steady_ns() + int(_LISTEN_AT_ONCE_S * SECOND_NS))
+                    and notifications.remote
+                ):
+                    await self._read_after_notification(queue)
         except asyncio.CancelledError:
             # A listener is only cancelled when its queue is removed or on shutdown; then nobody awaits it.
             pass
         finally:
-            hints.__exit__(None, None, None)
+            notifications.__exit__(None, None, None)
             queue.listener = None
 
-    async def _hint(self, queue: TaskQueue) -> None:
-        pause_s = self._config.hint_pause_s
+    async def _read_after_notification(self, queue: TaskQueue) -> None:
+        pause_s = self._config.notification_pause_s
         while queue.reading:
             await self._clock.sleep(pause_s)
         queue.last_read_ns = 0

@@ -24,7 +24,7 @@ _KINDS: dict[
     int,
     type[rr.PollWorkflowTaskQueueResponse | rr.PollActivityTaskQueueResponse | rr.PollNexusTaskQueueResponse],
 ] = {1: rr.PollWorkflowTaskQueueResponse, 2: rr.PollActivityTaskQueueResponse, 3: rr.PollNexusTaskQueueResponse}
-_HINT_SHOWN = 1000
+_BACKLOG_HINT_LIMIT = 1000
 """Backlog hints are exact up to here and rounded beyond, so that the cache of `own_fields` stays small."""
 
 
@@ -72,6 +72,6 @@ def _own_fields(task_type: int, backlog_hint: int, delta: int) -> bytes:
 
 def own_fields(task_type: int, backlog: int, delta: int) -> bytes:
     """Return matching's own fields, serialised: appended to history's reply, they merge into it."""
-    if backlog > _HINT_SHOWN:
+    if backlog > _BACKLOG_HINT_LIMIT:
         backlog -= backlog % 100
     return _own_fields(task_type, backlog if task_type == 1 else 0, delta)

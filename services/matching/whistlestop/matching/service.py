@@ -17,17 +17,17 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, data_loss, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
-from whistlestop.matching.alarms import Alarms
+from whistlestop.matching.backlog_probes import BacklogProbes
 from whistlestop.matching.config import MatchingConfig
+from whistlestop.matching.deadline_queue import DeadlineQueue
 from whistlestop.matching.describe import Descriptions
-from whistlestop.matching.due import NothingDue
-from whistlestop.matching.looks import Looks
 from whistlestop.matching.offers import tasks_of
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
 from whistlestop.matching.queues import Queues
 from whistlestop.matching.row_deletes import RowDeletes
 from whistlestop.matching.settings import Settings
+from whistlestop.matching.timer_scan import NoTimerScan
 from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
 from whistlestop.matching.workers import Workers, count_workers, describe_worker, list_workers
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, PushWorkersRequest
-    from whistlestop.matching.due import Due
     from whistlestop.matching.polls import Counters
     from whistlestop.matching.push.provider import Provider
     from whistlestop.matching.push.pusher import Pusher
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.timer_scan import TimerScan
     from whistlestop.matching.workers import KnownWorkers
     from whistlestop.net.outbound import Outbound
     from whistlestop.storage.interface import TaskStore
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_HELD_POLL_S = 70.0
+_LONG_POLL_S = 70.0
 """The row of a poll that another process holds may show when the poll began: up to a long poll and a margin ago."""
 
 _RESET_PAGE = 100
@@ -78,7 +78,7 @@ class Matching:
         notifier: Notifier,
         config: MatchingConfig | None = None,
         *,
-        due: Due | None = None,
+        timer_scan: TimerScan | None = None,
         providers: Mapping[str, Provider] | None = None,
         outbound: Outbound | None = None,
     ) -> None:
@@ -88,9 +88,9 @@ class Matching:
         self._clock = clock
         self._config = self.config = config
         self._window_ns = int(config.sticky_window_s * SECOND_NS)
-        self._alarms = Alarms(clock)
+        self._deadlines = DeadlineQueue(clock)
         self._background = Background(log, "background work of matching failed")
-        self._queues = Queues(store, clock, notifier, config, self._alarms, self._background)
+        self._queues = Queues(store, clock, notifier, config, self._deadlines, self._background)
         self._rows = PollerRows(store, clock, config, self._background)
         self._settings = Settings(store, config)
         self._workers = Workers(config)
@@ -106,19 +106,19 @@ class Matching:
             ids=ids,
             notifier=notifier,
             config=config,
-            alarms=self._alarms,
+            deadlines=self._deadlines,
             queues=self._queues,
             rows=self._rows,
             deletes=RowDeletes(store, self._background),
             settings=self._settings,
             workers=self._workers,
-            due=due or NothingDue(),
+            timer_scan=timer_scan or NoTimerScan(),
             versions=versions,
             aside=self.aside,
         )
-        self._looks = Looks(
+        self._probes = BacklogProbes(
             store=store, clock=clock, notifier=notifier, config=config, queues=self._queues, rows=self._rows,
-            due=due or NothingDue(), heard=self._heard, versions=versions,
+            timer_scan=timer_scan or NoTimerScan(), record_heartbeats=self._record_heartbeats, versions=versions,
         )  # fmt: skip
         self._ids = ids
         self._outbound = outbound
@@ -138,7 +138,7 @@ class Matching:
             "DescribeWorker": self._describe_worker,
             "DescribeVersionQueues": self._descriptions.version_queues,
             "HasPoller": self._has_poller,
-            "LookForTasks": self._looks.look,
+            "LookForTasks": self._probes.probe,
             "CheckCompute": self._check_compute,
             "PushWorkers": self._push_workers,
             "OfferTasks": self._offer_tasks,
@@ -188,7 +188,7 @@ class Matching:
             if queue.sticky and not task.query_id and not queue.polled_since(now_ns - self._window_ns):
                 self._background.spawn(self._reset_if_unpolled(task, queue_key))
             queue.offer(task, now_ns)
-            self._looks.offered(queue_key)
+            self._probes.notify(queue_key)
 
     async def settle(self) -> None:
         """In a function: finish background work before the answer goes out."""
@@ -197,9 +197,9 @@ class Matching:
     async def close(self) -> None:
         """Answer all open polls empty, refuse new ones, and finish background work."""
         self._polls.closing = True
-        self._looks.close()
+        self._probes.close()
         self._queues.close()
-        self._alarms.close()
+        self._deadlines.close()
         await self._background.join()
 
     # Polls.
@@ -212,7 +212,7 @@ class Matching:
 
     async def _poll_nexus(self, request: rr.PollNexusTaskQueueRequest, context: CallContext) -> Reply:
         if request.worker_heartbeat:
-            await self._heard(context, request.worker_heartbeat)
+            await self._record_heartbeats(context, request.worker_heartbeat)
         return await self._polls.poll(NEXUS, request, context)
 
     def _is_shared(self, context: CallContext) -> bool:
@@ -252,7 +252,7 @@ class Matching:
             return True
         if not shared:
             return False
-        since_ns = self._clock.now_ns() - window_ns - int(_HELD_POLL_S * SECOND_NS)
+        since_ns = self._clock.now_ns() - window_ns - int(_LONG_POLL_S * SECOND_NS)
         return any(row.last_access_ns >= since_ns for row in await self._rows.read(key))
 
     # Sticky queues.
@@ -300,7 +300,7 @@ class Matching:
     async def _shutdown_worker(self, request: rr.ShutdownWorkerRequest, context: CallContext) -> Reply:
         namespace_id = context.namespace_id
         if request.HasField("worker_heartbeat"):
-            await self._heard(context, [request.worker_heartbeat])
+            await self._record_heartbeats(context, [request.worker_heartbeat])
         if request.worker_instance_key:
             self._workers.leave(request.worker_instance_key, self._clock.steady_ns())
         types = [int(kind) for kind in request.task_queue_types] or [WORKFLOW, ACTIVITY]
@@ -322,10 +322,10 @@ class Matching:
         """End the worker's polls: by its instance key, or, without one, by its identity on the queue that it names."""
         for waiter in list(queue.waiters):
             if request.worker_instance_key:
-                gone = waiter.poll.worker_instance_key == request.worker_instance_key
+                is_ended = waiter.poll.worker_instance_key == request.worker_instance_key
             else:
-                gone = named and bool(request.identity) and waiter.poll.identity == request.identity
-            if gone:
+                is_ended = named and bool(request.identity) and waiter.poll.identity == request.identity
+            if is_ended:
                 waiter.end()
 
     async def _forget_pollers(self, key: QueueKey, identity: str, *, shared: bool) -> None:
@@ -346,7 +346,7 @@ class Matching:
             for waiter in list(queue.waiters):
                 waiter.end()
             queue.sticky = True
-            queue.gone = True
+            queue.worker_shut_down = True
             queue.drain()
         after: tuple[int, int] | None = None
         for _ in range(_RESET_PAGES):
@@ -358,7 +358,7 @@ class Matching:
                 break
             after = (tasks[-1].key.priority, tasks[-1].key.task_id)
 
-    async def _heard(self, context: CallContext, heartbeats: Sequence[worker_pb.WorkerHeartbeat]) -> None:
+    async def _record_heartbeats(self, context: CallContext, heartbeats: Sequence[worker_pb.WorkerHeartbeat]) -> None:
         self._workers.record(context.namespace_id, heartbeats, self._clock.steady_ns())
         if self._is_shared(context):
             await self._worker_rows.write(context.namespace_id, heartbeats, self._clock.now_ns())
@@ -370,7 +370,7 @@ class Matching:
         return self._workers, self._clock.steady_ns()
 
     async def _record_heartbeat(self, request: rr.RecordWorkerHeartbeatRequest, context: CallContext) -> Reply:
-        await self._heard(context, request.worker_heartbeat)
+        await self._record_heartbeats(context, request.worker_heartbeat)
         return rr.RecordWorkerHeartbeatResponse()
 
     async def _list_workers(self, request: rr.ListWorkersRequest, context: CallContext) -> Reply:

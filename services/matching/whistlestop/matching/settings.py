@@ -18,8 +18,8 @@ from whistlestop.common.clock import MILLISECOND_NS, SECOND_NS
 from whistlestop.common.errors import invalid_argument, unavailable
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
+from whistlestop.matching.dispatch_order import weight_of
 from whistlestop.matching.rate_limit import NEVER_NS, KeyRate, RateLimiter
-from whistlestop.matching.ready import weight_of
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.records import TaskQueueRecord
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEYS_IN_MIND = 2000
+_KEYS_REMEMBERED = 2000
 """The maximum number of key buckets in a row."""
 _FIRST_BYTES = b"\x0a\x10\x1a"
 """Tags of the fields of a TaskQueueData; the older form starts with a byte of a time in nanoseconds, none of these."""
@@ -216,7 +216,7 @@ def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns
     for other in [other for other, at_ns in buckets.items() if at_ns <= full_ns]:
         del buckets[other]
     buckets[level] = rate.spent(ready_ns, now_ns, weight)
-    if len(buckets) > _KEYS_IN_MIND:
+    if len(buckets) > _KEYS_REMEMBERED:
         del buckets[min(buckets, key=buckets.__getitem__)]
     return 0
 

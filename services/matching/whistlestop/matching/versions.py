@@ -116,7 +116,7 @@ class Versions:
             # Other processes learn of it a moment later, so the first poll after that checks again.
             self._seen[seen] = now_ns - _AGAIN_NS + 2 * int(MOST_BEHIND_S * SECOND_NS)
         if key != plain:
-            await self._look_astray(context, poll.task_queue.name, task_type)
+            await self._check_misrouted(context, poll.task_queue.name, task_type)
         return key, poll
 
     async def _register(
@@ -184,7 +184,7 @@ class Versions:
         if now_ns - self._seen.get(key, 0) >= _AGAIN_NS:
             self._make_room()
             self._seen[key] = now_ns
-            await self._look_astray(context, name, plain[2])
+            await self._check_misrouted(context, name, plain[2])
         return key, asked
 
     def _make_room(self) -> None:
@@ -201,7 +201,7 @@ class Versions:
         if shared and self._rows.is_old(plain, poll.identity, now_ns):
             await self._rows.write([self._rows.record(plain, poll.identity, poll, now_ns)])
 
-    async def _look_astray(self, context: CallContext, task_queue: str, task_type: int) -> None:
+    async def _check_misrouted(self, context: CallContext, task_queue: str, task_type: int) -> None:
         """Let history reroute tasks that a change of routing may have left in a queue without pollers."""
         queue = RerouteTasksRequest.Queue(name=task_queue, task_type=task_type)
         try:

@@ -176,7 +176,7 @@ def _engine(
 
         settings = MatchingConfig(
             host=config.broadcast_address or f"{config.ip}:{config.port}",
-            hear_others=not alone,
+            remote_notifications=not alone,
             share_pollers=not alone,
         )
         settings = config.dynamic.apply(settings, MATCHING_KEYS)

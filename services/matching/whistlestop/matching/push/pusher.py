@@ -64,7 +64,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _TRIES = 20
-_HELD_POLL_NS = 70 * SECOND_NS
+_LONG_POLL_NS = 70 * SECOND_NS
 _TYPES = (
     int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW), ACTIVITY, int(queue_enums.TASK_QUEUE_TYPE_NEXUS),
 )  # fmt: skip
@@ -289,10 +289,10 @@ class Pusher:
             queue = self._queues.find(key)
             if queue is not None:
                 identities.update(waiter.poll.identity for waiter in queue.waiters)
-                since_ns = now_ns - (_HELD_POLL_NS if queue.polls else window_ns)
+                since_ns = now_ns - (_LONG_POLL_NS if queue.polls else window_ns)
                 identities.update(name for name, (seen_ns, _) in queue.pollers.items() if seen_ns >= since_ns)
             if shared:
-                since_ns = wall_ns - window_ns - (_HELD_POLL_NS if context.can_long_poll else 0)
+                since_ns = wall_ns - window_ns - (_LONG_POLL_NS if context.can_long_poll else 0)
                 rows = await self._rows.read(key)
                 identities.update(row.identity for row in rows if row.last_access_ns >= since_ns)
         return len(identities)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clock import Clock
 
-_SWEEP_FROM = 256
+_COMPACT_FROM = 256
 
 
-class Alarm:
+class Deadline:
     """One scheduled call; `action` is None once it has run or was cancelled."""
 
     __slots__ = ("action",)
@@ -31,50 +31,50 @@ class Alarm:
         self.action: Callable[[], None] | None = action
 
 
-class Alarms:
+class DeadlineQueue:
     """Call functions at given times of the injected clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._heap: list[tuple[int, int, Alarm]] = []
+        self._heap: list[tuple[int, int, Deadline]] = []
         self._order = itertools.count()
-        self._off = 0
+        self._cancelled = 0
         self._task: asyncio.Task[None] | None = None
         self._sleeps_until_ns = 0
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._heap) - self._off
+        return len(self._heap) - self._cancelled
 
-    def at(self, when_ns: int, action: Callable[[], None]) -> Alarm:
+    def call_at(self, when_ns: int, action: Callable[[], None]) -> Deadline:
         """Call `action` at `when_ns` (steady clock) or soon after it. After `close` nothing is ever called."""
-        alarm = Alarm(action)
+        deadline = Deadline(action)
         if self._closed:
-            return alarm
-        heapq.heappush(self._heap, (when_ns, next(self._order), alarm))
+            return deadline
+        heapq.heappush(self._heap, (when_ns, next(self._order), deadline))
         if self._task is None or self._task.done():
             self._start()
         elif when_ns < self._sleeps_until_ns:
             self._task.cancel()
             self._start()
-        return alarm
+        return deadline
 
-    def off(self, alarm: Alarm) -> None:
+    def cancel(self, deadline: Deadline) -> None:
         """Cancel the call; this does nothing after it has run."""
-        if alarm.action is None or self._closed:
+        if deadline.action is None or self._closed:
             return
-        alarm.action = None
-        self._off += 1
-        if self._off > _SWEEP_FROM and self._off * 2 > len(self._heap):
+        deadline.action = None
+        self._cancelled += 1
+        if self._cancelled > _COMPACT_FROM and self._cancelled * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].action is not None]
             heapq.heapify(self._heap)
-            self._off = 0
+            self._cancelled = 0
 
     def close(self) -> None:
         """Cancel all calls and ignore those scheduled from now on."""
         self._closed = True
         self._heap.clear()
-        self._off = 0
+        self._cancelled = 0
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -89,14 +89,14 @@ class Alarms:
             delay_ns = self._sleeps_until_ns - self._clock.steady_ns()
             if delay_ns > 0:
                 await self._clock.sleep(delay_ns / SECOND_NS)
-            self._ring(self._clock.steady_ns())
+            self._run_expired(self._clock.steady_ns())
 
-    def _ring(self, now_ns: int) -> None:
+    def _run_expired(self, now_ns: int) -> None:
         while self._heap and self._heap[0][0] <= now_ns:
-            alarm = heapq.heappop(self._heap)[2]
-            action = alarm.action
+            deadline = heapq.heappop(self._heap)[2]
+            action = deadline.action
             if action is None:
-                self._off -= 1
+                self._cancelled -= 1
                 continue
-            alarm.action = None
+            deadline.action = None
             action()

@@ -1,11 +1,11 @@
 """The tasks of a queue that may be dispatched, and their order.
 
-`InOrder` keeps the order of the rows. `Fair` replaces it when a task with a fairness key comes: within a priority, keys
-take turns in proportion to their weights, however many tasks each has. Each key has a pass: dispatching one of its
-tasks increases the pass by 1 / weight, and the key with the lowest pass is next, as in Temporal (stride scheduling). A
-limit per key holds back that key only.
+`RowOrder` keeps the order of the rows. `FairOrder` replaces it when a task with a fairness key comes: within a
+priority, keys take turns in proportion to their weights, however many tasks each has. Each key has a pass: dispatching
+one of its tasks increases the pass by 1 / weight, and the key with the lowest pass is next, as in Temporal (stride
+scheduling). A limit per key holds back that key only.
 
-Memory is bounded: `Fair` holds what a read of the store returned (a few tasks for a limited number of keys), tasks
+Memory is bounded: `FairOrder` holds what a read of the store returned (a few tasks for a limited number of keys), tasks
 passed on at commit while there was room, and the passes of keys that had a task recently. It knows what it has left in
 the store: `wants_read` and `short` tell when the store should be read.
 
@@ -38,11 +38,11 @@ Position: TypeAlias = tuple[int, int]
 _STRIDE = 1000.0
 _LEAST_WEIGHT = 0.001
 _NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
-_KEYS_IN_MIND = 2000
+_ABSENT_KEYS_KEPT = 2000
 """How many keys without a task in memory keep their passes and limits."""
 
 
-class InOrder:
+class RowOrder:
     """Tasks in the order of their rows."""
 
     __slots__ = ("_heap",)
@@ -110,21 +110,21 @@ class Window:
     """The level after which the next read continues; None when all keys were read."""
 
 
-class Fair:
+class FairOrder:
     """Tasks of which the fairness keys take turns."""
 
     __slots__ = (
-        "_away", "_count", "_heap", "_held", "_levels", "_overrides", "_partial", "_passes", "_rate", "_turns",
+        "_absent", "_count", "_heap", "_levels", "_limited", "_overrides", "_partial", "_passes", "_rate", "_turns",
         "cursor", "short", "wait_ns",
     )  # fmt: skip
 
     def __init__(self, tasks: Iterable[MatchingTask] = ()) -> None:
         self._levels: dict[int, _Level] = {}
         """Levels with tasks, in memory or (`bound`) in the store."""
-        self._away: OrderedDict[int, _Level] = OrderedDict()
+        self._absent: OrderedDict[int, _Level] = OrderedDict()
         """Levels without tasks, the longest absent first."""
         self._heap: list[_Turn] = []
-        self._held: list[tuple[int, _Turn]] = []
+        self._limited: list[tuple[int, _Turn]] = []
         """Turns that wait for the limit of their key, by the time it ends."""
         self._passes: dict[int, float] = {}
         """By priority: the pass of the last dispatched task. A key that was absent does not catch up on missed
@@ -160,11 +160,11 @@ class Fair:
         if rate == self._rate:
             return
         self._rate = rate
-        for level in (*self._levels.values(), *self._away.values()):
+        for level in (*self._levels.values(), *self._absent.values()):
             level.ready_ns = 0
-        self._heap += (turn for _, turn in self._held)
+        self._heap += (turn for _, turn in self._limited)
         heapq.heapify(self._heap)
-        self._held = []
+        self._limited = []
 
     # Incoming tasks.
 
@@ -173,7 +173,7 @@ class Fair:
         number = task.key.priority
         level = self._levels.get(number)
         if level is None:
-            level = self._enter(number)
+            level = self._activate(number)
         heapq.heappush(level.tasks, (task.key.task_id, task))
         self._count += 1
         if level.tasks[0][1] is task:
@@ -186,7 +186,7 @@ class Fair:
         level.turn = (priority, turn, task_id, number)
         heapq.heappush(self._heap, level.turn)
 
-    def leave(self, task: MatchingTask) -> None:
+    def leave_in_store(self, task: MatchingTask) -> None:
         """Leave the task in the store, for lack of room."""
         level = self._levels.get(task.key.priority)
         if level is None or not level.tasks:
@@ -202,7 +202,7 @@ class Fair:
     def give_back(self, task: MatchingTask) -> None:
         """Return the turn of a task that was not started to its key."""
         number = task.key.priority
-        level = self._levels.get(number) or self._away.get(number)
+        level = self._levels.get(number) or self._absent.get(number)
         if level is None:
             return
         weight = weight_of(task, self._overrides)
@@ -212,7 +212,7 @@ class Fair:
         if level.tasks:
             self._take_turn(number, level)
 
-    def hold(self, task: MatchingTask, until_ns: int) -> None:
+    def delay_key(self, task: MatchingTask, until_ns: int) -> None:
         """Put back a task whose key's limit is used up by other processes until `until_ns`."""
         self.give_back(task)
         self.push(task)
@@ -226,19 +226,19 @@ class Fair:
         self.wait_ns = NEVER_NS
         if self._rate is not None and self._rate.paused:
             return None
-        while self._held and self._held[0][0] <= now_ns:
-            heapq.heappush(self._heap, heapq.heappop(self._held)[1])
+        while self._limited and self._limited[0][0] <= now_ns:
+            heapq.heappush(self._heap, heapq.heappop(self._limited)[1])
         while self._heap:
             turn = heapq.heappop(self._heap)
             level = self._levels.get(turn[3])
             if level is None or level.turn is not turn:
                 continue
             if self._rate is not None and level.ready_ns > now_ns:
-                heapq.heappush(self._held, (level.ready_ns, turn))
+                heapq.heappush(self._limited, (level.ready_ns, turn))
                 continue
             return self._hand_out(turn, level, now_ns)
-        if self._held:
-            self.wait_ns = self._held[0][0]
+        if self._limited:
+            self.wait_ns = self._limited[0][0]
         return None
 
     def _hand_out(self, turn: _Turn, level: _Level, now_ns: int) -> MatchingTask:
@@ -256,23 +256,23 @@ class Fair:
         if level.bound is not None:
             self.short[number] = level.bound
         else:
-            self._go_away(number, level)
+            self._mark_absent(number, level)
         return task
 
-    def _enter(self, number: int) -> _Level:
-        level = self._levels[number] = self._away.pop(number) if number in self._away else _Level()
+    def _activate(self, number: int) -> _Level:
+        level = self._levels[number] = self._absent.pop(number) if number in self._absent else _Level()
         return level
 
-    def _go_away(self, number: int, level: _Level) -> None:
+    def _mark_absent(self, number: int, level: _Level) -> None:
         del self._levels[number]
-        self._away[number] = level
-        if len(self._away) > _KEYS_IN_MIND:
-            self._away.popitem(last=False)
+        self._absent[number] = level
+        if len(self._absent) > _ABSENT_KEYS_KEPT:
+            self._absent.popitem(last=False)
 
     @property
     def oldest_ns(self) -> int:
         """When the next task (or the next one held back) was written."""
-        turn = self._heap[0] if self._heap else self._held[0][1]
+        turn = self._heap[0] if self._heap else self._limited[0][1]
         level = self._levels.get(turn[3])
         if level is None or not level.tasks:
             level = next(level for level in self._levels.values() if level.tasks)
@@ -289,10 +289,10 @@ class Fair:
         """Replace all tasks by those of the window, adjusted for what changed while it was read."""
         for number, level in list(self._levels.items()):
             level.tasks, level.bound, level.turn = [], None, None
-            self._go_away(number, level)
-        self._heap, self._held, self._count, self.short = [], [], 0, {}
+            self._mark_absent(number, level)
+        self._heap, self._limited, self._count, self.short = [], [], 0, {}
         for number, bound in window.bounds.items():
-            self._enter(number).bound = bound
+            self._activate(number).bound = bound
         for task in tasks:
             self.push(task)
         self.short = {number: bound for number, bound in window.bounds.items() if not self._levels[number].tasks}
@@ -303,7 +303,7 @@ class Fair:
         self.short.pop(number, None)
         level = self._levels.get(number)
         if level is None:
-            level = self._enter(number)
+            level = self._activate(number)
         level.bound = bound
         for task in tasks:
             self.push(task)
@@ -312,9 +312,9 @@ class Fair:
         if bound is not None:
             self.short[number] = bound
         else:
-            self._go_away(number, level)
+            self._mark_absent(number, level)
 
-    def doubt(self) -> None:
+    def note_unread_rows(self) -> None:
         """Note that the store may hold tasks that belong in memory."""
         self._partial = True
 
@@ -329,7 +329,7 @@ class Fair:
         return not self._partial and all(level.bound is None for level in self._levels.values())
 
 
-def in_drawn_order(
+def in_random_order(
     tasks: Iterable[MatchingTask], overrides: Mapping[str, float], draw: Callable[[], float]
 ) -> list[MatchingTask]:
     """Return the tasks by priority, and within a priority with the fairness keys in random order.

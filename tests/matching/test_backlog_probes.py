@@ -31,7 +31,7 @@ def request(*queues: str, limit: int = 0) -> worker_pb.LookForTasksRequest:
     )
 
 
-def look(bench: Bench, *queues: str, limit: int = 0, can_long_poll: bool = True) -> asyncio.Task[Any]:
+def probe(bench: Bench, *queues: str, limit: int = 0, can_long_poll: bool = True) -> asyncio.Task[Any]:
     return asyncio.ensure_future(bench.ask("LookForTasks", request(*queues, limit=limit), can_long_poll=can_long_poll))
 
 
@@ -39,7 +39,7 @@ async def test_counts_come_in_the_order_of_the_request_and_up_to_the_limit() -> 
     bench = Bench()
     bench.commit("a", "b", "c", queue="two")
     bench.commit("d", queue="one", task_type=2)
-    assert await look(bench, "one", "two", limit=2) == worker_pb.LookForTasksResponse(
+    assert await probe(bench, "one", "two", limit=2) == worker_pb.LookForTasksResponse(
         workflow_tasks=[0, 2], activity_tasks=[1], nexus_tasks=[], holds=True
     )
     # Nothing was taken.
@@ -47,19 +47,19 @@ async def test_counts_come_in_the_order_of_the_request_and_up_to_the_limit() -> 
     await bench.matching.close()
 
 
-def _of_a_version(asked: worker_pb.LookForTasksRequest) -> worker_pb.LookForTasksRequest:
-    for options in (asked.workflow_polls[0].deployment_options, asked.activity_polls[0].deployment_options):
+def _of_a_version(polls: worker_pb.LookForTasksRequest) -> worker_pb.LookForTasksRequest:
+    for options in (polls.workflow_polls[0].deployment_options, polls.activity_polls[0].deployment_options):
         options.deployment_name = "shop"
         options.build_id = "1.0"
         options.worker_versioning_mode = WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
-    return asked
+    return polls
 
 
 async def test_a_version_is_known_from_its_first_look_on() -> None:
     """A bridge polls only where a task waits, and without a version there is no task for it."""
     bench = Bench()
-    asked = _of_a_version(request("one"))
-    await bench.ask("LookForTasks", asked, can_long_poll=False)
+    polls = _of_a_version(request("one"))
+    await bench.ask("LookForTasks", polls, can_long_poll=False)
     row = bench.rows.queues[NAMESPACE, ROW_NAME, ROW_TYPE]
     [deployment] = NamespaceDeployments.FromString(row.data).deployments
     [version] = (each.worker_deployment_version_info for each in deployment.versions)
@@ -87,7 +87,7 @@ async def test_a_worker_that_another_instance_saw_leave_polls_no_more() -> None:
 
 async def test_a_look_waits_for_a_commit_on_any_of_its_queues() -> None:
     bench = Bench()
-    waiting = look(bench, "one", "two")
+    waiting = probe(bench, "one", "two")
     await settle()
     assert not waiting.done()
     bench.commit("a", queue="two")
@@ -98,7 +98,7 @@ async def test_a_look_waits_for_a_commit_on_any_of_its_queues() -> None:
 
 async def test_a_look_ends_empty_before_its_deadline() -> None:
     bench = Bench()
-    waiting = look(bench, "one")
+    waiting = probe(bench, "one")
     await settle()
     await bench.clock.advance(58)
     assert not waiting.done()
@@ -109,14 +109,14 @@ async def test_a_look_ends_empty_before_its_deadline() -> None:
 
 async def test_a_function_looks_once_and_says_that_it_does_not_wait() -> None:
     bench = Bench()
-    answer = await look(bench, "one", can_long_poll=False)
+    answer = await probe(bench, "one", can_long_poll=False)
     assert (list(answer.workflow_tasks), answer.holds) == ([0], False)
     await bench.matching.close()
 
 
 async def test_who_looks_counts_as_a_poller() -> None:
     bench = Bench()
-    waiting = look(bench, "one")
+    waiting = probe(bench, "one")
     await settle()
     described = await bench.ask(
         "DescribeTaskQueue", rr.DescribeTaskQueueRequest(task_queue=queue_pb.TaskQueue(name="one"))
@@ -129,27 +129,27 @@ async def test_who_looks_counts_as_a_poller() -> None:
 async def test_a_poll_that_would_be_refused_counts_as_having_a_task() -> None:
     """So that it is sent, and its poller hears why."""
     bench = Bench()
-    assert list((await look(bench, "one", "x" * 2000)).workflow_tasks) == [0, 1]
+    assert list((await probe(bench, "one", "x" * 2000)).workflow_tasks) == [0, 1]
     await bench.matching.close()
 
 
 async def test_closing_ends_looks() -> None:
     bench = Bench()
-    waiting = look(bench, "one")
+    waiting = probe(bench, "one")
     await settle()
     await bench.matching.close()
     assert list((await asyncio.wait_for(waiting, PATIENCE_S)).workflow_tasks) == [0]
 
 
-FUNCTION = MatchingConfig(hear_others=False, wake_queue_prefix="stack-bridge-")
+FUNCTION = MatchingConfig(remote_notifications=False, wake_queue_prefix="stack-bridge-")
 
 
 async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
     """Once per queue, and again when the row has grown old."""
     bench = Bench(FUNCTION)
-    asked = request("one", "two")
-    asked.wake_queue = "stack-bridge-7"
-    answer = await bench.ask("LookForTasks", asked, can_long_poll=False)
+    polls = request("one", "two")
+    polls.wake_queue = "stack-bridge-7"
+    answer = await bench.ask("LookForTasks", polls, can_long_poll=False)
     assert (answer.wakes, answer.wake_queue_prefix) == (True, "stack-bridge-")
     registered = {key: row for key, row in bench.rows.pollers.items() if row.identity == "stack-bridge-7"}
     assert sorted(registered) == [
@@ -157,10 +157,10 @@ async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
         (NAMESPACE, "two", -1, "stack-bridge-7"),
     ]  # fmt: skip
     writes = bench.rows.writes
-    await bench.ask("LookForTasks", asked, can_long_poll=False)
+    await bench.ask("LookForTasks", polls, can_long_poll=False)
     assert bench.rows.writes == writes
     await bench.clock.advance(70)
-    await bench.ask("LookForTasks", asked, can_long_poll=False)
+    await bench.ask("LookForTasks", polls, can_long_poll=False)
     assert bench.rows.writes == writes + 1
     row = bench.rows.pollers[NAMESPACE, "two", -1, "stack-bridge-7"]
     assert row.expires_ns - bench.clock.now_ns() == 300 * 10**9
@@ -171,9 +171,9 @@ async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
 async def test_a_queue_that_is_not_for_waking_is_not_registered(name: str) -> None:
     """Whoever may look is not to have messages sent to whatever queue."""
     bench = Bench(FUNCTION)
-    asked = request("one")
-    asked.wake_queue = name
-    answer = await bench.ask("LookForTasks", asked, can_long_poll=False)
+    polls = request("one")
+    polls.wake_queue = name
+    answer = await bench.ask("LookForTasks", polls, can_long_poll=False)
     assert (answer.wakes, answer.wake_queue_prefix) == (False, "stack-bridge-")
     assert {row.identity for row in bench.rows.pollers.values()} == {"me"}
     await bench.matching.close()
@@ -181,19 +181,19 @@ async def test_a_queue_that_is_not_for_waking_is_not_registered(name: str) -> No
 
 async def test_who_holds_looks_wakes_nobody() -> None:
     bench = Bench(FUNCTION)
-    asked = request("one")
-    asked.wake_queue = "stack-bridge-7"
+    polls = request("one")
+    polls.wake_queue = "stack-bridge-7"
     bench.commit("a", queue="one")
-    answer = await bench.ask("LookForTasks", asked)
+    answer = await bench.ask("LookForTasks", polls)
     assert (answer.holds, answer.wakes, answer.wake_queue_prefix) == (True, False, "")
     await bench.matching.close()
 
 
 async def test_heartbeats_that_come_with_a_look_count() -> None:
-    bench = Bench(MatchingConfig(hear_others=False))
-    asked = request("one")
-    asked.heartbeats.append(workers_pb.WorkerHeartbeat(worker_instance_key="k1", worker_identity="me"))
-    await bench.ask("LookForTasks", asked, can_long_poll=False)
+    bench = Bench(MatchingConfig(remote_notifications=False))
+    polls = request("one")
+    polls.heartbeats.append(workers_pb.WorkerHeartbeat(worker_instance_key="k1", worker_identity="me"))
+    await bench.ask("LookForTasks", polls, can_long_poll=False)
     listed = await bench.ask("ListWorkers", rr.ListWorkersRequest())
     assert [info.worker_instance_key for info in listed.workers] == ["k1"]
     await bench.matching.close()

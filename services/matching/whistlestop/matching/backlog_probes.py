@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.notify import Notifier
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.due import Due
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
+    from whistlestop.matching.timer_scan import TimerScan
     from whistlestop.matching.versions import Versions
     from whistlestop.storage.interface import TaskStore
 
-    Asked = list[tuple[QueueKey, PollRequest]]
+    PollsByQueue = list[tuple[QueueKey, PollRequest]]
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ _LONGEST_NAME = 80
 """The maximum length of an SQS queue's name."""
 
 
-class Looks:
+class BacklogProbes:
     """Serve LookForTasks."""
 
     def __init__(
@@ -65,8 +65,8 @@ class Looks:
         config: MatchingConfig,
         queues: Queues,
         rows: PollerRows,
-        due: Due,
-        heard: Callable[[CallContext, Sequence[WorkerHeartbeat]], Awaitable[None]],
+        due: TimerScan,
+        record_heartbeats: Callable[[CallContext, Sequence[WorkerHeartbeat]], Awaitable[None]],
         versions: Versions,
     ) -> None:
         self._store = store
@@ -76,13 +76,13 @@ class Looks:
         self._queues = queues
         self._rows = rows
         self._due = due
-        self._heard = heard
+        self._record_heartbeats = record_heartbeats
         self._versions = versions
         self._watchers: dict[QueueKey, dict[asyncio.Event, None]] = {}
         """The waiting probes of each queue, in the order in which they came, so that simulations replay."""
         self._closing = False
 
-    def offered(self, key: QueueKey) -> None:
+    def notify(self, key: QueueKey) -> None:
         """Wake the probes that wait for the queue, because a task of it was committed in this process."""
         for event in self._watchers.get(key, ()):
             event.set()
@@ -94,7 +94,7 @@ class Looks:
             for event in events:
                 event.set()
 
-    async def look(self, request: worker_pb.LookForTasksRequest, context: CallContext) -> Reply:
+    async def probe(self, request: worker_pb.LookForTasksRequest, context: CallContext) -> Reply:
         """Count the waiting tasks of each queue; in a long-lived process, wait until there are some.
 
         Counts stop at the request's limit. Without any task the answer comes shortly before the caller's deadline.
@@ -102,17 +102,17 @@ class Looks:
         """
         if self._closing:
             raise unavailable("the server is shutting down")
-        asked = list(_asked(request, context.namespace_id))
+        polls = list(_polls_of(request, context.namespace_id))
         limit = min(max(request.limit, 1), _MOST_COUNTED)
         if request.heartbeats:
-            await self._heard(context, request.heartbeats)
-        asked = await self._register(asked, context)
+            await self._record_heartbeats(context, request.heartbeats)
+        polls = await self._register(polls, context)
         prefix = "" if context.can_long_poll else self._config.wake_queue_prefix
-        wake_queue = request.wake_queue if prefix and _may_be_woken(request.wake_queue, prefix) else ""
+        wake_queue = request.wake_queue if prefix and _is_allowed_queue_name(request.wake_queue, prefix) else ""
         if context.can_long_poll:
-            counts = await self._held(asked, limit, context)
+            counts = await self._wait_for_tasks(polls, limit, context)
         else:
-            counts = await self._once(asked, limit, context, wake_queue)
+            counts = await self._count_once(polls, limit, context, wake_queue)
         workflow, activity = len(request.workflow_polls), len(request.activity_polls)
         return worker_pb.LookForTasksResponse(
             workflow_tasks=counts[:workflow],
@@ -123,31 +123,31 @@ class Looks:
             wakes=bool(wake_queue),
         )
 
-    async def _register(self, asked: Asked, context: CallContext) -> list[tuple[QueueKey, PollRequest]]:
+    async def _register(self, polls: PollsByQueue, context: CallContext) -> list[tuple[QueueKey, PollRequest]]:
         """Register the versions of the polls, as their first poll would; return the queues that they poll."""
-        entered = list(asked)
+        routed = list(polls)
         now_ns = self._clock.steady_ns()
-        for index, (key, poll) in enumerate(asked[:MOST_QUEUES]):
-            if self._is_good(poll):
+        for index, (key, poll) in enumerate(polls[:MOST_QUEUES]):
+            if self._is_valid(poll):
                 try:
-                    entered[index] = ((await self._versions.enter(context, poll, key[2], now_ns))[0], poll)
+                    routed[index] = ((await self._versions.enter(context, poll, key[2], now_ns))[0], poll)
                 except ServiceError as error:
                     log.warning("the version that polls %s is not registered: %s", poll.task_queue.name, error.message)
-        return entered
+        return routed
 
     # In a function.
 
-    async def _once(self, asked: Asked, limit: int, context: CallContext, wake_queue: str) -> list[int]:
+    async def _count_once(self, polls: PollsByQueue, limit: int, context: CallContext, wake_queue: str) -> list[int]:
         now_ns = self._clock.steady_ns()
-        good = [(key, poll) for key, poll in asked if self._is_good(poll)]
+        valid = [(key, poll) for key, poll in polls if self._is_valid(poll)]
         records = [
             self._rows.record(key, poll.identity, poll, now_ns)
-            for key, poll in good
+            for key, poll in valid
             if poll.identity and self._rows.is_old(key, poll.identity, now_ns)
         ]
         if wake_queue:
             # This is written before the count, so that tasks added later find the row.
-            keys = dict.fromkeys(key for key, _ in good)
+            keys = dict.fromkeys(key for key, _ in valid)
             records += (
                 self._rows.wake_record(key, wake_queue, now_ns)
                 for key in keys
@@ -156,25 +156,25 @@ class Looks:
         if records:
             await self._rows.write(records)
         await self._due.fire(context, first=True)
-        return await self._count(asked, limit)
+        return await self._count(polls, limit)
 
     # In a long-lived process.
 
-    async def _held(self, asked: Asked, limit: int, context: CallContext) -> list[int]:
+    async def _wait_for_tasks(self, polls: PollsByQueue, limit: int, context: CallContext) -> list[int]:
         now_ns = self._clock.steady_ns()
         end_ns = now_ns + int(self._config.long_poll_s * SECOND_NS)
         if context.deadline_ns is not None:
             end_ns = min(end_ns, context.deadline_ns - int(self._config.poll_margin_s * SECOND_NS))
-        keys = {key for key, poll in asked if self._is_good(poll)}
-        watched = [self._enter(key, poll, now_ns) for key, poll in asked if key in keys]
+        keys = {key for key, poll in polls if self._is_valid(poll)}
+        queues = [self._record_poll(key, poll, now_ns) for key, poll in polls if key in keys]
         event = asyncio.Event()
         for key in keys:
             self._watchers.setdefault(key, {})[event] = None
-        hearing = asyncio.ensure_future(self._hear(keys, event)) if self._config.hear_others else None
+        listener = asyncio.ensure_future(self._listen(keys, event)) if self._config.remote_notifications else None
         try:
             while True:
                 event.clear()
-                counts = await self._count(asked, limit)
+                counts = await self._count(polls, limit)
                 now_ns = self._clock.steady_ns()
                 if any(counts) or self._closing or now_ns >= end_ns:
                     return counts
@@ -182,22 +182,22 @@ class Looks:
                 again_ns = min(end_ns, now_ns + int(self._config.reread_s * SECOND_NS))
                 await wait_until(self._clock, again_ns, event.wait())
         finally:
-            if hearing is not None:
-                hearing.cancel()
+            if listener is not None:
+                listener.cancel()
             for key in keys:
                 self._watchers[key].pop(event, None)
                 if not self._watchers[key]:
                     del self._watchers[key]
-            for queue in watched:
+            for queue in queues:
                 queue.polls -= 1
                 queue.last_poll_ns = self._clock.steady_ns()
 
-    def _enter(self, key: QueueKey, poll: PollRequest, now_ns: int) -> TaskQueue:
+    def _record_poll(self, key: QueueKey, poll: PollRequest, now_ns: int) -> TaskQueue:
         """Record that the queue is polled."""
         queue = self._queues.get(key, now_ns)
         queue.polls += 1
         queue.last_poll_ns = now_ns
-        queue.gone = False
+        queue.worker_shut_down = False
         queue.sticky = poll.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY
         if poll.identity:
             note_in_memory(queue, poll.identity, poll, now_ns, self._config)
@@ -205,25 +205,25 @@ class Looks:
                 self._rows.note(key, poll.identity, poll, now_ns)
         return queue
 
-    async def _hear(self, keys: Iterable[QueueKey], event: asyncio.Event) -> None:
+    async def _listen(self, keys: Iterable[QueueKey], event: asyncio.Event) -> None:
         """Wake the probe when another process reports new tasks."""
-        with self._notifier.subscribe(*(task_queue_topic(*key) for key in keys)) as hints:
+        with self._notifier.subscribe(*(task_queue_topic(*key) for key in keys)) as notifications:
             while True:
-                if await hints.wait(self._clock.steady_ns() + int(self._config.long_poll_s * SECOND_NS)):
+                if await notifications.wait(self._clock.steady_ns() + int(self._config.long_poll_s * SECOND_NS)):
                     event.set()
-                    await self._clock.sleep(self._config.hint_pause_s)
+                    await self._clock.sleep(self._config.notification_pause_s)
 
     # In both.
 
-    async def _count(self, asked: Sequence[tuple[QueueKey, PollRequest]], limit: int) -> list[int]:
-        counts = [1] * len(asked)
-        good = [index for index, (_, poll) in enumerate(asked[:MOST_QUEUES]) if self._is_good(poll)]
-        found = await self._store.count_tasks([asked[index][0] for index in good], limit)
-        for index, count in zip(good, found, strict=True):
+    async def _count(self, polls: Sequence[tuple[QueueKey, PollRequest]], limit: int) -> list[int]:
+        counts = [1] * len(polls)
+        valid = [index for index, (_, poll) in enumerate(polls[:MOST_QUEUES]) if self._is_valid(poll)]
+        found = await self._store.count_tasks([polls[index][0] for index in valid], limit)
+        for index, count in zip(valid, found, strict=True):
             counts[index] = count
         return counts
 
-    def _is_good(self, poll: PollRequest) -> bool:
+    def _is_valid(self, poll: PollRequest) -> bool:
         try:
             check_poll(poll, self._config.max_id_length)
         except ServiceError:
@@ -232,12 +232,12 @@ class Looks:
         return not is_internal(poll.task_queue.name)
 
 
-def _may_be_woken(name: str, prefix: str) -> bool:
+def _is_allowed_queue_name(name: str, prefix: str) -> bool:
     """Return whether the wake queue's name is allowed, so that no messages go to queues of other uses."""
     return name.startswith(prefix) and len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 
-def _asked(request: worker_pb.LookForTasksRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:
+def _polls_of(request: worker_pb.LookForTasksRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:
     for workflow in request.workflow_polls:
         yield queue_of(namespace_id, workflow, WORKFLOW), workflow
     for activity in request.activity_polls:

@@ -24,22 +24,22 @@ _LEFT_BEHIND_NS = 2 * SECOND_NS
 """A transfer task this old was left behind by the call that wrote it, which should have delivered it."""
 
 
-class Due(Protocol):
+class TimerScan(Protocol):
     """What a poll does about timers that are due."""
 
-    async def fire(self, context: CallContext, *, first: bool) -> None:
+    async def fire_timers(self, context: CallContext, *, first: bool) -> None:
         """Fire a page of due timers. With `first` (the poll's first check), deliver overdue transfer tasks as well."""
         ...
 
 
-class NothingDue:
+class NoTimerScan:
     """Do nothing: a long-lived process fires its timers itself."""
 
-    async def fire(self, context: CallContext, *, first: bool) -> None:
+    async def fire_timers(self, context: CallContext, *, first: bool) -> None:
         return None
 
 
-class DueRows:
+class StoredTimerScan:
     """Check the store, and call history when something is due."""
 
     def __init__(self, store: TimerStore, history: ServiceClient, clock: Clock) -> None:
@@ -47,7 +47,7 @@ class DueRows:
         self._history = history
         self._clock = clock
 
-    async def fire(self, context: CallContext, *, first: bool) -> None:
+    async def fire_timers(self, context: CallContext, *, first: bool) -> None:
         now_ns = self._clock.now_ns()
         if not await self._store.anything_due(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
             return
