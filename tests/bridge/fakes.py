@@ -10,9 +10,9 @@ from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge.counters import OTHER
-from whistlestop.bridge.pollers import ACTIVITY, LOOK_PATH, WORKFLOW
+from whistlestop.bridge.pollers import ACTIVITY, PROBE_PATH, WORKFLOW
+from whistlestop.bridge.probe_schedule import NotifiedSchedule
 from whistlestop.bridge.service import Bridge
-from whistlestop.bridge.wake import WokenWake
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import worker_pb2 as worker_pb
@@ -44,7 +44,7 @@ class FakeTarget:
         self.wake_prefix = ""
         self.registered = ""
         self.heartbeats: list[str] = []
-        self.last_look = worker_pb.LookForTasksRequest()
+        self.last_probe = worker_pb.LookForTasksRequest()
 
     def add(self, queue: str, path: str = WORKFLOW) -> None:
         self.tasks[path, queue] += 1
@@ -62,11 +62,11 @@ class FakeTarget:
             raise self.error
         if headers.get("authorization") in self.refused:
             raise ServiceError(Code.PERMISSION_DENIED, "Request unauthorized.")
-        if path == LOOK_PATH and self.garbled:
+        if path == PROBE_PATH and self.garbled:
             self.garbled -= 1
             return b"\xff"
-        if path == LOOK_PATH:
-            return await self._look(body, timeout_s or 0)
+        if path == PROBE_PATH:
+            return await self._probe(body, timeout_s or 0)
         if path in (WORKFLOW, ACTIVITY) and self.poll_error is not None:
             raise self.poll_error
         if path in (WORKFLOW, ACTIVITY):
@@ -79,8 +79,8 @@ class FakeTarget:
             return b""
         return self.answers.get(path, b"")
 
-    async def _look(self, body: bytes, timeout_s: float) -> bytes:
-        request = self.last_look = worker_pb.LookForTasksRequest.FromString(body)
+    async def _probe(self, body: bytes, timeout_s: float) -> bytes:
+        request = self.last_probe = worker_pb.LookForTasksRequest.FromString(body)
         self.heartbeats += (each.worker_instance_key for each in request.heartbeats)
         wakes = bool(self.wake_prefix) and request.wake_queue.startswith(self.wake_prefix)
         self.registered = request.wake_queue if wakes else ""
@@ -113,13 +113,13 @@ class FakeQueue:
         self.prefixes: list[str] = []
         self._listeners: list[Callable[[], None]] = []
 
-    def offered(self, prefix: str) -> None:
+    def set_prefix(self, prefix: str) -> None:
         if not self.prefixes:
             self.rename(f"{prefix}1")
         self.prefixes.append(prefix)
 
-    def listen(self, wake: Callable[[], None]) -> None:
-        self._listeners.append(wake)
+    def listen(self, notify: Callable[[], None]) -> None:
+        self._listeners.append(notify)
 
     def rename(self, name: str) -> None:
         """It is listened to from now on, or (empty) no more."""
@@ -127,8 +127,8 @@ class FakeQueue:
         self.message()
 
     def message(self) -> None:
-        for wake in self._listeners:
-            wake()
+        for notify in self._listeners:
+            notify()
 
 
 class Bench:
@@ -139,8 +139,8 @@ class Bench:
         self.target = FakeTarget(self.clock, holds=holds)
         self.queue = FakeQueue()
         self.target.wake_prefix = "stack-bridge-" if wakes else ""
-        make_wake = (lambda: WokenWake(self.clock, self.queue)) if wakes else None
-        self.bridge = Bridge(self.target, self.clock, make_wake=make_wake)
+        make_schedule = (lambda: NotifiedSchedule(self.clock, self.queue)) if wakes else None
+        self.bridge = Bridge(self.target, self.clock, make_schedule=make_schedule)
 
     async def advance(self, seconds: float) -> None:
         """Let everything begin that can, and then time pass."""

@@ -21,7 +21,7 @@ from tests.functions.client import Cloud, opened
 from tests.functions.conftest import platform
 from tests.patience import PATIENCE_S
 from whistlestop.bridge import connect
-from whistlestop.bridge.auth import CALLER_AUTHORIZATION, ApiKey, InTurn, SigV4
+from whistlestop.bridge.auth import CALLER_AUTHORIZATION, ApiKey, InOrder, SigV4
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.api.namespaces import ensure_namespace
@@ -152,7 +152,7 @@ async def test_a_key_beside_a_signature_moves_to_a_header_of_ours() -> None:
 
     url = "https://abc.lambda-url.eu-central-1.on.aws/x"
     headers = {"content-type": "application/proto"}
-    await InTurn(ApiKey(KEY), SigV4(url, credentials=Credentials())).sign(url, headers, b"")
+    await InOrder(ApiKey(KEY), SigV4(url, credentials=Credentials())).sign(url, headers, b"")
     assert headers["authorization"].startswith("AWS4-HMAC-SHA256 ")
     assert headers[CALLER_AUTHORIZATION] == f"Bearer {KEY}"
     assert CALLER_AUTHORIZATION == BEHIND_A_SIGNATURE

@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.bridge.fakes import SERVICE, Bench
 from tests.bridge.test_idle import Life
 from whistlestop.bridge.counters import Counters
-from whistlestop.bridge.sqs import TOUCH_S, SqsWakeQueue
+from whistlestop.bridge.sqs import TOUCH_S, SqsNotificationQueue
 from whistlestop.common.clock import SECOND_NS
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def test_a_wake_queue_shows_that_it_is_in_use_after_half_a_day(jump_s: float, mo
         def set_queue_attributes(self, Attributes: dict[str, str], **_: Any) -> None:  # noqa: N803 - boto3's name
             told.append(Attributes["MessageRetentionPeriod"])
 
-    queue = SqsWakeQueue("auto", counters=Counters(), make_client=Client)
+    queue = SqsNotificationQueue("auto", counters=Counters(), make_client=Client)
 
     def jump() -> None:
         wall[0] += jump_s

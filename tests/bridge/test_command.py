@@ -40,7 +40,7 @@ async def test_it_says_where_it_listens_serves_and_ends_with_its_counters(start_
         process.send_signal(signal.SIGTERM)
         _, log = await process.communicate()
     assert process.returncode == 0
-    assert b"bridge calls in all: looks=0 polls=0 waits=0 heartbeats=0 calls=2 failed=0" in log
+    assert b"bridge calls in all: probes=0 polls=0 waits=0 heartbeats=0 calls=2 failed=0" in log
 
 
 @pytest.mark.parametrize(

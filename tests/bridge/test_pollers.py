@@ -255,7 +255,7 @@ async def test_versions_of_one_queue_are_looked_at_apart(holding: Bench) -> None
     )
     polls = [holding.poll(deployment_options=each) for each in options]
     await holding.advance(1)
-    looked = {poll.deployment_options.build_id for poll in holding.target.last_look.workflow_polls}
+    looked = {poll.deployment_options.build_id for poll in holding.target.last_probe.workflow_polls}
     assert looked == {"1.0", "2.0"}
     for poll in polls:
         poll.cancel()
@@ -429,5 +429,5 @@ async def test_the_pollers_of_a_worker_share_its_first_look(bench: Bench) -> Non
     worker = bench.worker()
     await bench.advance(0.05)
     assert len(bench.target.named("LookForTasks")) == 1
-    assert len(bench.target.last_look.workflow_polls) + len(bench.target.last_look.activity_polls) == 3
+    assert len(bench.target.last_probe.workflow_polls) + len(bench.target.last_probe.activity_polls) == 3
     await ended(*worker)

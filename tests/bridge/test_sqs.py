@@ -13,7 +13,7 @@ from moto import mock_aws
 from tests.patience import PATIENCE_S
 from whistlestop.bridge import BridgeConfig, RunningBridge, sqs
 from whistlestop.bridge.counters import Counters
-from whistlestop.bridge.sqs import SqsWakeQueue
+from whistlestop.bridge.sqs import SqsNotificationQueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -36,7 +36,7 @@ class Ears:
 
     def __init__(self, which: str = "auto") -> None:
         self.counters = Counters()
-        self.queue = SqsWakeQueue(which, counters=self.counters, region="eu-central-1", wait_s=0)
+        self.queue = SqsNotificationQueue(which, counters=self.counters, region="eu-central-1", wait_s=0)
         self.queue.listen(self._heard)
         self.heard = asyncio.Event()
 
@@ -53,7 +53,7 @@ async def ears(client: Any) -> AsyncIterator[Ears]:
     """Of a bridge whose target offered to wake it."""
     made = Ears()
     made.queue.start()
-    made.queue.offered(PREFIX)
+    made.queue.set_prefix(PREFIX)
     await made.wake()
     yield made
     await made.queue.close()
@@ -71,8 +71,8 @@ async def test_a_queue_is_made_when_a_target_offers_to_wake(client: Any) -> None
     ears = Ears()
     ears.queue.start()
     assert (names(client), ears.queue.name) == ([], "")
-    ears.queue.offered(PREFIX)
-    ears.queue.offered(PREFIX)
+    ears.queue.set_prefix(PREFIX)
+    ears.queue.set_prefix(PREFIX)
     await ears.wake()
     assert names(client) == [ears.queue.name]
     assert ears.queue.name.startswith(PREFIX)
@@ -111,7 +111,7 @@ async def test_a_queue_of_somebody_else_is_used_and_left(client: Any) -> None:
     ears.queue.start()
     await ears.wake()
     assert ears.queue.name == "stack-bridge-mine"
-    ears.queue.offered("another-prefix-")
+    ears.queue.set_prefix("another-prefix-")
     client.send_message(QueueUrl=url, MessageBody="look")
     await ears.wake()
     for _ in range(30000):
@@ -140,7 +140,7 @@ async def test_who_may_delete_no_message_says_so_once(client: Any, caplog: pytes
         def delete_message_batch(self, **_: Any) -> Any:
             raise PermissionError("AccessDenied")
 
-    queue = SqsWakeQueue(url, make_client=Reader, wait_s=0)
+    queue = SqsNotificationQueue(url, make_client=Reader, wait_s=0)
     heard = asyncio.Event()
     queue.listen(heard.set)
     queue.start()
@@ -182,9 +182,9 @@ async def test_who_may_make_no_queue_looks_without(client: Any, caplog: pytest.L
         def create_queue(self, **_: Any) -> Any:
             raise PermissionError("AccessDenied")
 
-    queue = SqsWakeQueue("auto", make_client=Forbidden)
+    queue = SqsNotificationQueue("auto", make_client=Forbidden)
     queue.start()
-    queue.offered(PREFIX)
+    queue.set_prefix(PREFIX)
     for _ in range(30000):
         if caplog.records:
             break

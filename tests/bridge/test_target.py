@@ -22,7 +22,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from tests.patience import PATIENCE_S
 from whistlestop.bridge import BridgeConfig, RunningBridge
 from whistlestop.bridge.auth import CALLER_AUTHORIZATION, SigV4
-from whistlestop.bridge.door import headers_of
+from whistlestop.bridge.grpc_server import headers_of
 from whistlestop.bridge.running import _tls
 from whistlestop.bridge.target import ConnectTarget
 from whistlestop.common.errors import Code, ServiceError

@@ -17,7 +17,7 @@ from tests.functions import fake_aws, instance, small_lambda
 from tests.functions.client import SCHEDULED, Cloud, opened
 from tests.upgrade.release import CURRENT
 from whistlestop.bridge import BridgeConfig, RunningBridge
-from whistlestop.bridge.sqs import SqsWakeQueue
+from whistlestop.bridge.sqs import SqsNotificationQueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -88,7 +88,7 @@ async def built(
         )
         front = Front(cloud)
         url = await stack.enter_async_context(serving(front))
-        stack.enter_context(mock.patch.object(SqsWakeQueue, "_client", return_value=fake.client()))
+        stack.enter_context(mock.patch.object(SqsNotificationQueue, "_client", return_value=fake.client()))
         config = BridgeConfig(url, wake_queue=wake_queue, log_every_s=0)
         bridge = await stack.enter_async_context(RunningBridge(config))
         yield Line(running, cloud, front, fake, bridge)

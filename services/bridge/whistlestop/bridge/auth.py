@@ -24,7 +24,7 @@ _FUNCTION_URL = re.compile(r"\.lambda-url\.([a-z0-9-]+)\.on\.aws$")
 _API_GATEWAY = re.compile(r"\.execute-api\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$")
 _SKEW: Final = dt.timedelta(seconds=60)
 """AWS accepts signatures that are up to five minutes old, or in the future."""
-_DOUBT_S: Final = 30.0
+_RECHECK_S: Final = 30.0
 """Minimum interval of retries after a refusal, since most refusals are permanent."""
 CALLER_AUTHORIZATION = "x-whistlestop-authorization"
 """Carries the caller's own authorization when the signature occupies the usual header."""
@@ -68,7 +68,7 @@ class ApiKey:
         return False
 
 
-class InTurn:
+class InOrder:
     """Applies several in order: first an API key, which the AWS signature then moves to another header."""
 
     def __init__(self, *auths: Auth) -> None:
@@ -101,7 +101,7 @@ class SigV4:
         self._find = _find_credentials if credentials is None else None
         self._ahead = dt.timedelta()
         """How far AWS's clock is ahead, if this machine's is wrong."""
-        self._doubted_s = -_DOUBT_S
+        self._rechecked_s = -_RECHECK_S
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
         credentials = await self._fresh()
@@ -116,9 +116,9 @@ class SigV4:
     def refused(self, answer: Answer) -> bool:
         """Return whether to retry: after correcting for a wrong clock, or with new credentials."""
         now_s = time.monotonic()
-        if now_s < self._doubted_s + _DOUBT_S:
+        if now_s < self._rechecked_s + _RECHECK_S:
             return False
-        self._doubted_s = now_s
+        self._rechecked_s = now_s
         ahead = _ahead(answer.headers.get("date", ""))
         if ahead is not None and abs(ahead - self._ahead) > _SKEW:
             log.warning("this machine's clock is %.0f s behind AWS's: signing with AWS's time", ahead.total_seconds())

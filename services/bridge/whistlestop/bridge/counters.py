@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-LOOK, POLL, WAIT, HEARTBEAT, OTHER = "look", "poll", "wait", "heartbeat", "call"
-KINDS = (LOOK, POLL, WAIT, HEARTBEAT, OTHER)
+PROBE, POLL, WAIT, HEARTBEAT, OTHER = "probe", "poll", "wait", "heartbeat", "call"
+KINDS = (PROBE, POLL, WAIT, HEARTBEAT, OTHER)
 
 
 class Counters:

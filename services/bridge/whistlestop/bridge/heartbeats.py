@@ -31,42 +31,42 @@ class Heartbeats:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._heard_ns: dict[str, int] = {}
-        self._told_ns: dict[str, int] = {}
+        self._received_ns: dict[str, int] = {}
+        self._delivered_ns: dict[str, int] = {}
         self._waiting: dict[str, WorkerHeartbeat] = {}
 
-    def absorb(self, heartbeats: Sequence[WorkerHeartbeat]) -> bool:
+    def defer(self, heartbeats: Sequence[WorkerHeartbeat]) -> bool:
         """Keep the heartbeats for the next check and return True, or return False if they must be passed on now."""
         now_ns = self._clock.steady_ns()
         # Evaluate all of them, because each call also records the heartbeat.
-        can_wait = [self._can_wait(each, now_ns) for each in heartbeats]
-        if not heartbeats or not all(can_wait):
+        can_defer = [self._can_defer(each, now_ns) for each in heartbeats]
+        if not heartbeats or not all(can_defer):
             for each in heartbeats:
-                self._told_ns[each.worker_instance_key] = now_ns
+                self._delivered_ns[each.worker_instance_key] = now_ns
                 self._waiting.pop(each.worker_instance_key, None)
             return False
         self._waiting |= {each.worker_instance_key: each for each in heartbeats}
         return True
 
-    def _can_wait(self, heartbeat: WorkerHeartbeat, now_ns: int) -> bool:
+    def _can_defer(self, heartbeat: WorkerHeartbeat, now_ns: int) -> bool:
         key = heartbeat.worker_instance_key
-        if len(self._heard_ns) >= _MOST:
-            self._heard_ns.clear()
-            self._told_ns.clear()
-        heard_ns, self._heard_ns[key] = self._heard_ns.get(key, 0), now_ns
+        if len(self._received_ns) >= _MOST:
+            self._received_ns.clear()
+            self._delivered_ns.clear()
+        received_ns, self._received_ns[key] = self._received_ns.get(key, 0), now_ns
         return (
             heartbeat.status == enums.WORKER_STATUS_RUNNING
-            and now_ns - heard_ns >= USUAL_NS
-            and now_ns - self._told_ns.get(key, 0) < LATEST_NS
+            and now_ns - received_ns >= USUAL_NS
+            and now_ns - self._delivered_ns.get(key, 0) < LATEST_NS
         )
 
     def waiting(self) -> list[WorkerHeartbeat]:
         """Return the heartbeats to send with the next check."""
         return list(self._waiting.values())
 
-    def told(self, heartbeats: Sequence[WorkerHeartbeat]) -> None:
+    def delivered(self, heartbeats: Sequence[WorkerHeartbeat]) -> None:
         """Record that a check has delivered the heartbeats."""
         for each in heartbeats:
-            self._told_ns[each.worker_instance_key] = self._clock.steady_ns()
+            self._delivered_ns[each.worker_instance_key] = self._clock.steady_ns()
             if self._waiting.get(each.worker_instance_key) is each:
                 del self._waiting[each.worker_instance_key]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whistlestop.bridge.counters import Counters
     from whistlestop.common.clock import Clock
 
-_LOOK_S = 0.25
+_CHECK_S = 0.25
 
 
 class EndsWhenIdle(Plugin):
@@ -52,7 +52,7 @@ class EndsWhenIdle(Plugin):
     async def _end(self, worker: Worker) -> None:
         seen, since_ns = self._state(), self._clock.steady_ns()
         while self._busy.running or self._clock.steady_ns() - since_ns < self._most_idle_ns:
-            await self._clock.sleep(_LOOK_S)
+            await self._clock.sleep(_CHECK_S)
             if seen != (seen := self._state()):
                 since_ns = self._clock.steady_ns()
         await worker.shutdown()

@@ -5,7 +5,7 @@ received for a poll goes to that poll or, if it was cancelled meanwhile, to anot
 credential, even one that arrives a little later.
 
 There is one check at a time per namespace. A server holds it until there is a task (it is replaced by another one
-when a further queue is polled); a function answers at once, and `WakeChannel` decides when to check again.
+when a further queue is polled); a function answers at once, and `ProbeSchedule` decides when to check again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from google.protobuf.message import DecodeError
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.bridge.counters import LOOK, POLL
+from whistlestop.bridge.counters import POLL, PROBE
 from whistlestop.bridge.heartbeats import Heartbeats
 from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS, wait_until
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from whistlestop.bridge.counters import Counters
+    from whistlestop.bridge.probe_schedule import ProbeSchedule
     from whistlestop.bridge.target import Target
-    from whistlestop.bridge.wake import WakeChannel
     from whistlestop.common.clock import Clock
 
     PollRequest: TypeAlias = (
@@ -50,21 +50,21 @@ POLLS: Final[Mapping[str, type[PollRequest]]] = {
     ACTIVITY: rr.PollActivityTaskQueueRequest,
     NEXUS: rr.PollNexusTaskQueueRequest,
 }
-LOOK_PATH: Final = "/whistlestop.worker.v1.WorkerService/LookForTasks"
+PROBE_PATH: Final = "/whistlestop.worker.v1.WorkerService/LookForTasks"
 
 LONG_POLL_S = 60.0
 MARGIN_S = 3.0
 """How long before the caller's deadline an empty reply is sent, so that a task received last still arrives."""
 POLL_S = 2.2
 """Deadline of a poll that is passed on. Servers refuse polls of less than two seconds."""
-QUICK_LOOK_S = 1.0
+SHORT_PROBE_S = 1.0
 """Every target answers a check with this deadline at once."""
 _MOST_AT_ONCE = 20
-_LEFT_S = 30.0
+_SHUTDOWN_MEMORY_S = 30.0
 """How long polls of a worker that has shut down are answered at once."""
 _KEPT_S = 5.0
 """How long a task is kept whose poll was cancelled: half the default workflow task timeout."""
-_TOGETHER_S = 0.01
+_BATCHING_S = 0.01
 """Polls of a worker that arrive within this time share a check."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 _TRANSIENT = frozenset({
@@ -90,7 +90,7 @@ class Poller:
     end_ns: int
     sent: bool = False
     """It has been passed on to the target."""
-    leaves: bool = False
+    worker_shuts_down: bool = False
     """Its worker is shutting down: it gets an empty reply unless it has been passed on."""
     worker: tuple[Key, str, str] = field(init=False)
     """Polls with equal values may get each other's tasks: queue, identity, and credential."""
@@ -108,44 +108,46 @@ class Poller:
 
 
 @dataclass(slots=True)
-class _Look:
+class _Probe:
     """A check in progress."""
 
     keys: frozenset[Key]
     """Queues that need no other check now: those in the check, and those with polls that were passed on."""
     task: asyncio.Task[bytes]
-    is_held: bool
+    is_long_poll: bool
     superseded: bool = field(default=False)
 
 
 class NamespacePolls:
     """All polls of a namespace."""
 
-    def __init__(self, namespace: str, target: Target, clock: Clock, wake: WakeChannel, counters: Counters) -> None:
+    def __init__(
+        self, namespace: str, target: Target, clock: Clock, schedule: ProbeSchedule, counters: Counters
+    ) -> None:
         self._namespace = namespace
         self._target = target
         self._clock = clock
-        self.wake = wake
+        self.schedule = schedule
         self._counters = counters
         self.heartbeats = Heartbeats(clock)
         self._waiting: dict[Key, dict[Poller, None]] = {}
         self._sent: set[Poller] = set()
-        self._left_ns: dict[str, int] = {}
+        self._shutdown_until_ns: dict[str, int] = {}
         """Instance keys of workers that have shut down, and until when they are remembered."""
         self._busy: set[Key] = set()
         """Queues with polls that were passed on: the result of a check would be outdated for them."""
-        self._looked: frozenset[Key] = frozenset()
+        self._probed: frozenset[Key] = frozenset()
         self._limit = 1
         """The number of tasks up to which the last check counted."""
         self._poll_failures = 0
         """Consecutive failures of polls that were passed on."""
         self._kept: list[tuple[int, tuple[Key, str, str], bytes]] = []
         """Tasks whose polls were cancelled: until when they are kept, and for which worker."""
-        self._look: _Look | None = None
+        self._probe: _Probe | None = None
         self._arrived = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
-        self.holds = False
+        self.long_polls = False
 
     async def poll(
         self, path: str, request: PollRequest, data: bytes, headers: Mapping[str, str], deadline_ns: int | None
@@ -154,7 +156,7 @@ class NamespacePolls:
         end_ns = self._clock.steady_ns() + int(LONG_POLL_S * SECOND_NS)
         if deadline_ns is not None:
             end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
-        if self._left_ns.get(request.worker_instance_key, 0) > self._clock.steady_ns():
+        if self._shutdown_until_ns.get(request.worker_instance_key, 0) > self._clock.steady_ns():
             return b""
         key = (path, request.task_queue.name, _version(request))
         poller = Poller(key, request, data, headers, asyncio.get_running_loop().create_future(), end_ns)
@@ -174,34 +176,36 @@ class NamespacePolls:
             poller.future.cancel()
             self._remove(poller)
 
-    def end_where(self, leaves: Callable[[PollRequest], bool], worker_instance_key: str = "") -> None:
+    def end_where(self, is_ended: Callable[[PollRequest], bool], worker_instance_key: str = "") -> None:
         """End the polls of a worker that is shutting down, and those that it sends from now on."""
         now_ns = self._clock.steady_ns()
         if worker_instance_key:
-            self._left_ns = {key: until_ns for key, until_ns in self._left_ns.items() if until_ns > now_ns}
-            self._left_ns[worker_instance_key] = now_ns + int(_LEFT_S * SECOND_NS)
+            self._shutdown_until_ns = {
+                key: until_ns for key, until_ns in self._shutdown_until_ns.items() if until_ns > now_ns
+            }
+            self._shutdown_until_ns[worker_instance_key] = now_ns + int(_SHUTDOWN_MEMORY_S * SECOND_NS)
         for poller in self._sent:
-            poller.leaves = poller.leaves or leaves(poller.request)
+            poller.worker_shuts_down = poller.worker_shuts_down or is_ended(poller.request)
         for pollers in list(self._waiting.values()):
             for poller in list(pollers):
-                if leaves(poller.request):
+                if is_ended(poller.request):
                     self._remove(poller)
                     poller.answer(b"")
 
-    async def quiet(self) -> None:
+    async def settle(self) -> None:
         """Wait for calls in progress, other than those that the target holds.
 
         A function does not remember which workers have left, and any later poll or check would register the worker
         again: so its ShutdownWorker has to be the last call.
         """
-        look = self._look
-        if self.holds or (look is not None and look.is_held):
+        probe = self._probe
+        if self.long_polls or (probe is not None and probe.is_long_poll):
             return
-        under_way: set[asyncio.Future[Any]] = {*self._sending}
-        if look is not None:
-            under_way.add(look.task)
-        if under_way:
-            await asyncio.wait(under_way)
+        in_progress: set[asyncio.Future[Any]] = {*self._sending}
+        if probe is not None:
+            in_progress.add(probe.task)
+        if in_progress:
+            await asyncio.wait(in_progress)
 
     @property
     def waiting(self) -> int:
@@ -235,9 +239,9 @@ class NamespacePolls:
             self._waiting[poller.key] = {poller: None, **pollers}
         else:
             pollers[poller] = None
-        self._wanted(poller.key)
+        self._request_probe(poller.key)
         if self._loop is None or self._loop.done():
-            self._loop = asyncio.create_task(self._run(), name=f"looks of {self._namespace}")
+            self._loop = asyncio.create_task(self._run(), name=f"probes of {self._namespace}")
 
     def _remove(self, poller: Poller) -> None:
         pollers = self._waiting.get(poller.key)
@@ -246,19 +250,19 @@ class NamespacePolls:
             if not pollers:
                 del self._waiting[poller.key]
 
-    def _wanted(self, key: Key) -> None:
+    def _request_probe(self, key: Key) -> None:
         """Include the queue in the next check, replacing a held check that lacks it."""
         if key in self._busy:
             return
         self._arrived.set()
-        look = self._look
-        if key in (self._looked if look is None else look.keys):
+        probe = self._probe
+        if key in (self._probed if probe is None else probe.keys):
             return
-        if look is not None and look.is_held:
-            look.superseded = True
-            look.task.cancel()
+        if probe is not None and probe.is_long_poll:
+            probe.superseded = True
+            probe.task.cancel()
         else:
-            self.wake.look_now(_TOGETHER_S)
+            self.schedule.probe_soon(_BATCHING_S)
 
     # Checking for tasks.
 
@@ -270,31 +274,31 @@ class NamespacePolls:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            is_asked = True
-            if not self.holds:
-                is_asked = await self.wake.wait()
+            is_prompted = True
+            if not self.long_polls:
+                is_prompted = await self.schedule.wait()
                 keys = self._waiting.keys() - self._busy
                 if not keys:
                     # A check is due while all polls are passed on: check again for whichever comes back.
-                    self._looked = frozenset()
+                    self._probed = frozenset()
                     continue
-            began_ns, was_held = self._clock.steady_ns(), self.holds
+            began_ns, was_long_poll = self._clock.steady_ns(), self.long_polls
             poller = next(iter(self._waiting[next(iter(keys))]))
             try:
-                found = await self._look_once(keys, poller.headers, is_asked=is_asked)
+                found = await self._probe_once(keys, poller.headers, is_prompted=is_prompted)
             except ServiceError as error:
                 failures = await self._failed(error, poller, failures)
                 continue
             failures = 0
             if found is None:
                 continue
-            if was_held and not found and self._clock.steady_ns() - began_ns < SECOND_NS:
+            if was_long_poll and not found and self._clock.steady_ns() - began_ns < SECOND_NS:
                 await self._clock.sleep(_RETRY_FIRST_S)  # the target should hold checks, but did not this time
             for key, count in found.items():
                 self._send(key, count)
 
-    async def _look_once(
-        self, keys: Iterable[Key], headers: Mapping[str, str], *, is_asked: bool
+    async def _probe_once(
+        self, keys: Iterable[Key], headers: Mapping[str, str], *, is_prompted: bool
     ) -> dict[Key, int] | None:
         """Return the number of waiting tasks by queue; None if the check was replaced by another one."""
         by_key = {key: next(iter(self._waiting[key])) for key in keys}
@@ -310,40 +314,40 @@ class NamespacePolls:
         request.limit = self._limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE) + 1
         heartbeats = self.heartbeats.waiting()
         request.heartbeats.extend(heartbeats)
-        request.wake_queue = self.wake.wake_queue
-        is_held = self.holds
-        timeout_s = LONG_POLL_S if is_held else QUICK_LOOK_S
-        work = self._target.call(LOOK_PATH, request.SerializeToString(), headers, timeout_s, LOOK)
+        request.wake_queue = self.schedule.notification_queue
+        is_long_poll = self.long_polls
+        timeout_s = LONG_POLL_S if is_long_poll else SHORT_PROBE_S
+        work = self._target.call(PROBE_PATH, request.SerializeToString(), headers, timeout_s, PROBE)
         # A notification may be for a queue whose poll was passed on: check it when the poll is back.
-        self._looked = frozenset(by_key) if is_asked else frozenset(by_key) | self._busy
-        self._look = look = _Look(self._looked, asyncio.ensure_future(work), is_held)
+        self._probed = frozenset(by_key) if is_prompted else frozenset(by_key) | self._busy
+        self._probe = probe = _Probe(self._probed, asyncio.ensure_future(work), is_long_poll)
         try:
-            answer = worker_pb.LookForTasksResponse.FromString(await look.task)
+            answer = worker_pb.LookForTasksResponse.FromString(await probe.task)
         except DecodeError:
             raise ServiceError(Code.INTERNAL, "the target's answer to LookForTasks can't be parsed") from None
         except asyncio.CancelledError:
-            look.task.cancel()
+            probe.task.cancel()
             task = asyncio.current_task()
-            if look.superseded and not (task is not None and task.cancelling()):
+            if probe.superseded and not (task is not None and task.cancelling()):
                 return None
             raise
         finally:
-            self._look = None
-        self.holds = answer.holds
-        self.heartbeats.told(heartbeats)
-        self.wake.answered(answer.wake_queue_prefix, wakes=answer.wakes)
+            self._probe = None
+        self.long_polls = answer.holds
+        self.heartbeats.delivered(heartbeats)
+        self.schedule.record_answer(answer.wake_queue_prefix, registered=answer.wakes)
         found: dict[Key, int] = {}
         answers = ((WORKFLOW, answer.workflow_tasks), (ACTIVITY, answer.activity_tasks), (NEXUS, answer.nexus_tasks))
         for path, counts in answers:
             found |= {key: count for key, count in zip(ordered[path], counts, strict=False) if count}
         return found
 
-    async def _failed(self, error: ServiceError, looked: Poller, failures: int) -> int:
+    async def _failed(self, error: ServiceError, prober: Poller, failures: int) -> int:
         """Wait before the next check. A permanent error is returned to every poll with the same credential."""
         if error.code not in _TRANSIENT:
             for pollers in list(self._waiting.values()):
                 for poller in list(pollers):
-                    if poller.worker[-1] == looked.worker[-1]:
+                    if poller.worker[-1] == prober.worker[-1]:
                         self._remove(poller)
                         poller.fail(error)
             return 0
@@ -351,9 +355,9 @@ class NamespacePolls:
         if failures == 0:
             log.warning("checking for tasks of %s failed, trying again: %s", self._namespace, error.message)
         # A different process, which does not hold checks, may answer the next one.
-        self.holds = False
+        self.long_polls = False
         await self._clock.sleep(pause_s)
-        self.wake.look_now()
+        self.schedule.probe_soon()
         return min(failures + 1, 10)
 
     # Passing polls on.
@@ -379,11 +383,11 @@ class NamespacePolls:
             self._busy.discard(key)
             self._sent.difference_update(pollers)
         if any(served) and more:
-            self.wake.look_now()
+            self.schedule.probe_soon()
         elif any(served):
-            self.wake.begun()
+            self.schedule.call_started()
         if key in self._waiting:
-            self._wanted(key)
+            self._request_probe(key)
 
     async def _send_one(self, poller: Poller) -> bool:
         """Pass a poll on and return whether there was a task."""
@@ -396,38 +400,38 @@ class NamespacePolls:
                 pause_s = backoff(_RETRY_FIRST_S, self._poll_failures + 1, _RETRY_MOST_S)
                 self._poll_failures = min(self._poll_failures + 1, 10)
                 await self._clock.sleep(pause_s)
-                self._go_on(poller)
-                self.wake.look_now()  # the task that was found is probably still there
+                self._wait_again(poller)
+                self.schedule.probe_soon()  # the task that was found is probably still there
             return False
         self._poll_failures = 0
         if not data:
-            self._go_on(poller)
+            self._wait_again(poller)
             return False
         self._counters.tasks += 1
         if poller.future.done():
-            heir = self._heir(poller)
-            if heir is None:
+            successor = self._successor(poller)
+            if successor is None:
                 log.warning("a task of %s was received for a poll that was cancelled meanwhile", poller.key[1])
                 self._kept.append((self._clock.steady_ns() + int(_KEPT_S * SECOND_NS), poller.worker, data))
                 return True
-            self._remove(heir)
-            heir.answer(data)
+            self._remove(successor)
+            successor.answer(data)
             return True
         poller.answer(data)
         return True
 
-    def _go_on(self, poller: Poller) -> None:
+    def _wait_again(self, poller: Poller) -> None:
         """Make the poll wait again, because there was no task."""
         poller.sent = False
         self._sent.discard(poller)
-        if poller.leaves or self._clock.steady_ns() >= poller.end_ns:
+        if poller.worker_shuts_down or self._clock.steady_ns() >= poller.end_ns:
             poller.answer(b"")
         elif not poller.future.done():
             self._add(poller, first=True)
 
-    def _heir(self, gone: Poller) -> Poller | None:
-        for poller in self._waiting.get(gone.key, ()):
-            if poller.worker == gone.worker:
+    def _successor(self, cancelled: Poller) -> Poller | None:
+        for poller in self._waiting.get(cancelled.key, ()):
+            if poller.worker == cancelled.worker:
                 return poller
         return None
 
@@ -446,8 +450,8 @@ def _version(request: PollRequest) -> str:
     return "" if version is None else version_string(version)
 
 
-async def holds(target: Target, namespace: str, headers: Mapping[str, str]) -> bool:
+async def long_polls(target: Target, namespace: str, headers: Mapping[str, str]) -> bool:
     """Ask the target whether it holds calls at no cost. Raises ServiceError."""
     request = worker_pb.LookForTasksRequest(namespace=namespace)
-    answer = await target.call(LOOK_PATH, request.SerializeToString(), headers, QUICK_LOOK_S, LOOK)
+    answer = await target.call(PROBE_PATH, request.SerializeToString(), headers, SHORT_PROBE_S, PROBE)
     return worker_pb.LookForTasksResponse.FromString(answer).holds

@@ -75,7 +75,7 @@ class Progress:
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Event, tuple[str, bool]] = {}
 
-    def happened(self, step: Step) -> None:
+    def notify(self, step: Step) -> None:
         for event, (workflow_id, only_end) in self._waiting.items():
             if step.workflow_id in ("", workflow_id) and (step.ends or not only_end):
                 event.set()

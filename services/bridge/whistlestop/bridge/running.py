@@ -9,12 +9,12 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from whistlestop.bridge.auth import ApiKey, InTurn, NoAuth, SigV4, region_of
+from whistlestop.bridge.auth import ApiKey, InOrder, NoAuth, SigV4, region_of
 from whistlestop.bridge.counters import Counters
-from whistlestop.bridge.door import Door
+from whistlestop.bridge.grpc_server import BridgeServer
+from whistlestop.bridge.probe_schedule import AdaptiveSchedule, NotifiedSchedule
 from whistlestop.bridge.service import Bridge
 from whistlestop.bridge.target import ConnectTarget
-from whistlestop.bridge.wake import AdaptiveWake, WokenWake
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.private_files import warn_if_open
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from whistlestop.bridge.auth import Auth
-    from whistlestop.bridge.sqs import SqsWakeQueue
-    from whistlestop.bridge.wake import WakeChannel
+    from whistlestop.bridge.probe_schedule import ProbeSchedule
+    from whistlestop.bridge.sqs import SqsNotificationQueue
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +70,16 @@ class RunningBridge:
         self.counters = Counters()
         self._clock = SystemClock()
         self._target = ConnectTarget(config.target, _auth(config), self.counters, _tls(config))
-        self._wake_queue = _wake_queue(config, self.counters)
-        self.bridge = Bridge(self._target, self._clock, self.counters, self._wake)
-        self._door = Door(self.bridge, self._clock)
+        self._notification_queue = _notification_queue(config, self.counters)
+        self.bridge = Bridge(self._target, self._clock, self.counters, self._make_schedule)
+        self._server = BridgeServer(self.bridge, self._clock)
         self._reporter: asyncio.Task[None] | None = None
         self.port = 0
 
-    def _wake(self) -> WakeChannel:
-        if self._wake_queue is not None:
-            return WokenWake(self._clock, self._wake_queue, self.config.most_idle_s)
-        return AdaptiveWake(self._clock, most_s=self.config.most_idle_s)
+    def _make_schedule(self) -> ProbeSchedule:
+        if self._notification_queue is not None:
+            return NotifiedSchedule(self._clock, self._notification_queue, self.config.most_idle_s)
+        return AdaptiveSchedule(self._clock, most_s=self.config.most_idle_s)
 
     @property
     def address(self) -> str:
@@ -87,9 +87,9 @@ class RunningBridge:
         return host_port(self._address.ip, self.port)
 
     async def __aenter__(self) -> Self:
-        self.port = await self._door.start(self._address)
-        if self._wake_queue is not None:
-            self._wake_queue.start()
+        self.port = await self._server.start(self._address)
+        if self._notification_queue is not None:
+            self._notification_queue.start()
         if self.config.log_every_s:
             self._reporter = asyncio.create_task(self._report(), name="bridge counters")
         return self
@@ -102,9 +102,9 @@ class RunningBridge:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reporter
         await self.bridge.close()
-        await self._door.stop()
-        if self._wake_queue is not None:
-            await self._wake_queue.close()
+        await self._server.stop()
+        if self._notification_queue is not None:
+            await self._notification_queue.close()
         self._target.close()
         logger.info("bridge calls in all: %s", self.counters.line())
 
@@ -120,19 +120,19 @@ class RunningBridge:
             before = self.counters.copy()
 
 
-def _wake_queue(config: BridgeConfig, counters: Counters) -> SqsWakeQueue | None:
+def _notification_queue(config: BridgeConfig, counters: Counters) -> SqsNotificationQueue | None:
     if not config.wake_queue:
         return None
-    from whistlestop.bridge.sqs import AUTO, SqsWakeQueue
+    from whistlestop.bridge.sqs import AUTO, SqsNotificationQueue
 
     if config.wake_queue != AUTO and not urlsplit(config.wake_queue).scheme.startswith("http"):
         raise ValueError(f"the wake queue must be `{AUTO}` or the URL of a queue, not {config.wake_queue!r}")
-    return SqsWakeQueue(config.wake_queue, counters=counters, region=config.region or region_of(config.target))
+    return SqsNotificationQueue(config.wake_queue, counters=counters, region=config.region or region_of(config.target))
 
 
 def _auth(config: BridgeConfig) -> Auth:
     key = ApiKey(config.api_key) if config.api_key else NoAuth()
-    return InTurn(key, SigV4(config.target, config.region, config.signed_service)) if config.sigv4 else key
+    return InOrder(key, SigV4(config.target, config.region, config.signed_service)) if config.sigv4 else key
 
 
 def _tls(config: BridgeConfig) -> ssl.SSLContext | None:

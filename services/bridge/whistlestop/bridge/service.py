@@ -13,8 +13,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge import pollers, waits
 from whistlestop.bridge.counters import HEARTBEAT, OTHER, WAIT, Counters
+from whistlestop.bridge.probe_schedule import AdaptiveSchedule
 from whistlestop.bridge.progress import Progress, Step, step_of
-from whistlestop.bridge.wake import AdaptiveWake
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, deadline_exceeded, unavailable
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from whistlestop.bridge.pollers import PollRequest
+    from whistlestop.bridge.probe_schedule import ProbeSchedule
     from whistlestop.bridge.target import Target
-    from whistlestop.bridge.wake import WakeChannel
     from whistlestop.common.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -62,15 +62,15 @@ class Bridge:
         target: Target,
         clock: Clock,
         counters: Counters | None = None,
-        make_wake: Callable[[], WakeChannel] | None = None,
+        make_schedule: Callable[[], ProbeSchedule] | None = None,
     ) -> None:
         self._target = target
         self._clock = clock
         self.counters = counters or Counters()
-        self._make_wake = make_wake or (lambda: AdaptiveWake(clock))
+        self._make_schedule = make_schedule or (lambda: AdaptiveSchedule(clock))
         self._namespaces: dict[str, pollers.NamespacePolls] = {}
         self._progress = Progress()
-        self._holds: bool | None = None
+        self._long_polls: bool | None = None
         self._closing = False
 
     async def call(self, path: str, data: bytes, headers: Mapping[str, str], deadline_ns: int | None) -> bytes:
@@ -78,24 +78,24 @@ class Bridge:
         kind = pollers.POLLS.get(path)
         if kind is not None:
             return await self._poll(path, kind, data, headers, deadline_ns)
-        namespace = waits.waits_in(path, data)
+        namespace = waits.long_poll_namespace(path, data)
         if namespace is not None:
             return await self._wait(namespace, path, data, headers, deadline_ns)
         if path in _WORK_WHILE_CALLED:
-            self._work_may_come(after_s=_CALLER_ENDS_S)
+            self._expect_work(after_s=_CALLER_ENDS_S)
         elif path == _SHUTDOWN:
             await self._end_polls(data)
-        elif path == _WORKER_HEARTBEAT and self._absorb(data):
+        elif path == _WORKER_HEARTBEAT and self._defer_heartbeat(data):
             return b""
         elif path in _WORK_AFTERWARDS:
             for each in self._namespaces.values():
-                each.wake.begun()
+                each.schedule.call_started()
         answer = await self._target.call(
-            path, data, headers, self._left_s(deadline_ns), HEARTBEAT if path in _HEARTBEATS else OTHER
+            path, data, headers, self._remaining_s(deadline_ns), HEARTBEAT if path in _HEARTBEATS else OTHER
         )
         if path in _WORK_AFTERWARDS:
-            self._work_may_come()
-            self._progress.happened(step_of(path, data))
+            self._expect_work()
+            self._progress.notify(step_of(path, data))
         return answer
 
     @property
@@ -106,17 +106,17 @@ class Bridge:
     async def close(self) -> None:
         """End all waiting calls."""
         self._closing = True
-        self._progress.happened(Step())
+        self._progress.notify(Step())
         for each in self._namespaces.values():
             await each.close()
 
-    def _left_s(self, deadline_ns: int | None) -> float | None:
+    def _remaining_s(self, deadline_ns: int | None) -> float | None:
         if deadline_ns is None:
             return None
-        left_s = (deadline_ns - self._clock.steady_ns()) / SECOND_NS
-        if left_s <= 0:
+        remaining_s = (deadline_ns - self._clock.steady_ns()) / SECOND_NS
+        if remaining_s <= 0:
             raise deadline_exceeded()
-        return left_s
+        return remaining_s
 
     # Polls.
 
@@ -132,7 +132,7 @@ class Bridge:
         polls = self._namespaces.get(request.namespace)
         if polls is None:
             polls = self._namespaces[request.namespace] = pollers.NamespacePolls(
-                request.namespace, self._target, self._clock, self._make_wake(), self.counters
+                request.namespace, self._target, self._clock, self._make_schedule(), self.counters
             )
         return await polls.poll(path, request, data, headers, deadline_ns)
 
@@ -144,47 +144,47 @@ class Bridge:
             return
         polls = self._namespaces.get(request.namespace)
         if polls is not None:
-            polls.end_where(lambda poll: _is_left(poll, request), request.worker_instance_key)
-            await polls.quiet()
+            polls.end_where(lambda poll: _belongs_to(poll, request), request.worker_instance_key)
+            await polls.settle()
 
-    def _absorb(self, data: bytes) -> bool:
+    def _defer_heartbeat(self, data: bytes) -> bool:
         """Return whether the heartbeat is kept for the next check."""
         try:
             request = rr.RecordWorkerHeartbeatRequest.FromString(data)
         except DecodeError:
             return False
         polls = self._namespaces.get(request.namespace)
-        if polls is None or polls.holds or not polls.waiting:
+        if polls is None or polls.long_polls or not polls.waiting:
             return False
-        return polls.heartbeats.absorb(request.worker_heartbeat)
+        return polls.heartbeats.defer(request.worker_heartbeat)
 
-    def _work_may_come(self, after_s: float = 0.0) -> None:
+    def _expect_work(self, after_s: float = 0.0) -> None:
         for each in self._namespaces.values():
-            each.wake.happened(after_s)
+            each.schedule.expect_work(after_s)
 
     # Waits of clients.
 
     async def _wait(
         self, namespace: str, path: str, data: bytes, headers: Mapping[str, str], deadline_ns: int | None
     ) -> bytes:
-        if await self._target_holds(namespace, headers):
-            return await self._target.call(path, data, headers, self._left_s(deadline_ns), WAIT)
+        if await self._target_long_polls(namespace, headers):
+            return await self._target.call(path, data, headers, self._remaining_s(deadline_ns), WAIT)
         return await waits.wait(self._target, self._clock, self._progress, path, data, headers, deadline_ns)
 
-    async def _target_holds(self, namespace: str, headers: Mapping[str, str]) -> bool:
+    async def _target_long_polls(self, namespace: str, headers: Mapping[str, str]) -> bool:
         """Return whether waiting is free at the target: known from checks, or asked once if there is no worker."""
-        if any(each.holds for each in self._namespaces.values()):
+        if any(each.long_polls for each in self._namespaces.values()):
             return True
-        if self._holds is None:
+        if self._long_polls is None:
             try:
-                self._holds = await pollers.holds(self._target, namespace, headers)
+                self._long_polls = await pollers.long_polls(self._target, namespace, headers)
             except ServiceError as error:
                 logger.debug("asking whether the target holds calls failed: %s", error.message)
                 return False
-        return self._holds
+        return self._long_polls
 
 
-def _is_left(poll: PollRequest, request: rr.ShutdownWorkerRequest) -> bool:
+def _belongs_to(poll: PollRequest, request: rr.ShutdownWorkerRequest) -> bool:
     """Return whether a poll belongs to the worker that is shutting down.
 
     It is identified by its instance key or, without one, by its sticky queue or its identity on the named queue.

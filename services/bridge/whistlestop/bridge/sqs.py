@@ -32,29 +32,29 @@ log = logging.getLogger(__name__)
 
 AUTO: Final = "auto"
 WAIT_S: Final = 20
-LIVES_S: Final = 60
-HIDES_S: Final = 120
+RETENTION_S: Final = 60
+VISIBILITY_TIMEOUT_S: Final = 120
 TOUCH_S: Final = 12 * 3600.0
 STALE_S: Final = 48 * 3600.0
-_TOGETHER_S = 0.05
+_BATCHING_S = 0.05
 """Messages that arrive within this time are one wake-up."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
 _LONGEST_HOST = 8
 
 
-class SqsWakeQueue:
-    """Receives wake-ups. `which` is `auto` or the URL of an existing queue. Start it on the event loop to be woken."""
+class SqsNotificationQueue:
+    """Receives wake-ups. `queue` is `auto` or the URL of an existing queue. Start it on the event loop to be woken."""
 
     def __init__(
         self,
-        which: str,
+        queue: str,
         *,
         counters: Counters | None = None,
         region: str = "",
         make_client: Callable[[], Any] | None = None,
         wait_s: int = WAIT_S,
     ) -> None:
-        self._which = which
+        self._queue = queue
         self._region = region
         self._make_client = make_client or self._client
         self._counters = counters
@@ -68,20 +68,20 @@ class SqsWakeQueue:
         self._prefix = ""
         self._touched_s = 0.0
         self._touches = 0
-        self._has_complained = False
+        self._has_warned = False
         self.name = ""
 
-    def listen(self, wake: Callable[[], None]) -> None:
-        self._listeners.append(wake)
+    def listen(self, notify: Callable[[], None]) -> None:
+        self._listeners.append(notify)
 
     def start(self) -> None:
         """Start to listen; with `auto`, wait until a target has returned the prefix of names."""
         self._loop = asyncio.get_running_loop()
-        if self._which != AUTO:
+        if self._queue != AUTO:
             self._run()
 
-    def offered(self, prefix: str) -> None:
-        if self._which == AUTO and not self._prefix:
+    def set_prefix(self, prefix: str) -> None:
+        if self._queue == AUTO and not self._prefix:
             self._prefix = prefix
             self._run()
 
@@ -89,7 +89,7 @@ class SqsWakeQueue:
         """Stop listening, and delete the queue if it was created here."""
         self._stopping.set()
         self._listeners.clear()
-        if self._which == AUTO and self._url:
+        if self._queue == AUTO and self._url:
             await asyncio.to_thread(self._delete, self._url)
 
     def _run(self) -> None:
@@ -105,18 +105,18 @@ class SqsWakeQueue:
                 if not self._url:
                     self._open()
                 messages = self._receive()
-                if self._which == AUTO and time.monotonic() - self._touched_s > TOUCH_S:
-                    self._tend()
+                if self._queue == AUTO and time.monotonic() - self._touched_s > TOUCH_S:
+                    self._keep_alive()
             except Exception as error:  # noqa: BLE001 - the bridge works without it meanwhile, and this retries
                 failures = self._failed(error, failures)
                 continue
             failures = 0
             self._set_name(self._url.rpartition("/")[2])
             if messages:
-                self._tell()
-                if self._which != AUTO:
+                self._schedule_notification()
+                if self._queue != AUTO:
                     self._delete_messages(messages)
-                self._stopping.wait(_TOGETHER_S)
+                self._stopping.wait(_BATCHING_S)
 
     def _client(self) -> Any:
         import boto3  # type: ignore[import-untyped]  # carries no types
@@ -126,12 +126,12 @@ class SqsWakeQueue:
     def _open(self) -> None:
         if self._sqs is None:
             self._sqs = self._make_client()
-        if self._which != AUTO:
-            self._url = self._which
+        if self._queue != AUTO:
+            self._url = self._queue
             return
         host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:_LONGEST_HOST]
         name = f"{self._prefix}{host}-{secrets.token_hex(4)}"
-        attributes = {"MessageRetentionPeriod": str(LIVES_S), "VisibilityTimeout": str(HIDES_S)}
+        attributes = {"MessageRetentionPeriod": str(RETENTION_S), "VisibilityTimeout": str(VISIBILITY_TIMEOUT_S)}
         self._url = self._sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
         self._touched_s = time.monotonic()
         log.info("wake queue %s was created", name)
@@ -156,8 +156,8 @@ class SqsWakeQueue:
             failed = self._sqs.delete_message_batch(QueueUrl=self._url, Entries=entries).get("Failed", ())
         except Exception as error:  # noqa: BLE001 - the wake-up itself has been received
             failed = [repr(error)]
-        if failed and not self._has_complained:
-            self._has_complained = True
+        if failed and not self._has_warned:
+            self._has_warned = True
             log.warning("messages of the wake queue can't be deleted, so they will be received again: %s", failed[0])
 
     def _failed(self, error: Exception, failures: int) -> int:
@@ -166,17 +166,17 @@ class SqsWakeQueue:
         if failures == 0:
             log.warning("the wake queue is not heard: %r; checking for tasks without it, and trying again", error)
         self._set_name("")
-        if self._which == AUTO and "NonExistentQueue" in repr(error):
+        if self._queue == AUTO and "NonExistentQueue" in repr(error):
             self._url = ""
         self._stopping.wait(backoff(_RETRY_FIRST_S, failures + 1, _RETRY_MOST_S))
         return min(failures + 1, 10)
 
-    def _tend(self) -> None:
+    def _keep_alive(self) -> None:
         """Touch the queue to show that it is in use: SQS records the time only when an attribute changes."""
         self._touched_s = time.monotonic()
         self._touches += 1
-        lives_s = LIVES_S + self._touches % 2
-        self._sqs.set_queue_attributes(QueueUrl=self._url, Attributes={"MessageRetentionPeriod": str(lives_s)})
+        retention_s = RETENTION_S + self._touches % 2
+        self._sqs.set_queue_attributes(QueueUrl=self._url, Attributes={"MessageRetentionPeriod": str(retention_s)})
         self._sweep()
 
     def _sweep(self) -> None:
@@ -199,16 +199,16 @@ class SqsWakeQueue:
     def _set_name(self, name: str) -> None:
         if name != self.name:
             self.name = name
-            self._tell()
+            self._schedule_notification()
 
-    def _tell(self) -> None:
+    def _schedule_notification(self) -> None:
         loop = self._loop
         if loop is not None and not self._stopping.is_set():
             try:
-                loop.call_soon_threadsafe(self._wake)
+                loop.call_soon_threadsafe(self._notify_listeners)
             except RuntimeError:  # the loop has ended
                 self._stopping.set()
 
-    def _wake(self) -> None:
-        for wake in self._listeners:
-            wake()
+    def _notify_listeners(self) -> None:
+        for notify in self._listeners:
+            notify()

@@ -29,14 +29,14 @@ UPDATE: Final = _SERVICE + "PollWorkflowExecutionUpdate"
 
 _CLOSE_EVENT: Final = enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 
-ASK_S = 1.02
+SHORT_REQUEST_S = 1.02
 """Deadline of a short request. History answers one second before a deadline, so nothing is held and billed."""
 MARGIN_S = 2.0
 LONG_POLL_S = 20.0
 _FIRST_S, _MOST_S, _SHARE = 0.05, 5.0, 0.5
 
 
-def waits_in(path: str, data: bytes) -> str | None:
+def long_poll_namespace(path: str, data: bytes) -> str | None:
     """Return the namespace of a client's long poll; None for any other call."""
     try:
         if path == HISTORY:
@@ -67,7 +67,7 @@ async def wait(
         end_ns = min(end_ns, deadline_ns - int(MARGIN_S * SECOND_NS))
     while True:
         try:
-            answer = await target.call(path, data, headers, ASK_S, WAIT)
+            answer = await target.call(path, data, headers, SHORT_REQUEST_S, WAIT)
         except ServiceError as error:
             if error.code is not Code.DEADLINE_EXCEEDED:
                 raise

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 _MOST_MESSAGE = 128 * 1024 * 1024
 """The bridge's own limit. The target's lower limit is the relevant one, whose error SDKs recognise."""
 _MOST_METHODS = 1000
-_OWN = frozenset({"host", "te", "content-type", "content-length", "connection", "user-agent", "accept-encoding"})
+_CONNECTION_HEADERS = frozenset(
+    {"host", "te", "content-type", "content-length", "connection", "user-agent", "accept-encoding"}
+)
 """Metadata about the connection rather than the call."""
 _HEALTHY = frozenset({
     "temporal.api.workflowservice.v1.WorkflowService", "temporal.api.operatorservice.v1.OperatorService",
@@ -61,8 +63,8 @@ class _Methods:
         call, clock = self._bridge.call, self._clock
 
         async def handle(data: bytes, head: Head) -> bytes:
-            left_s = head.timeout_s
-            deadline_ns = None if left_s is None else clock.steady_ns() + int(left_s * SECOND_NS)
+            remaining_s = head.timeout_s
+            deadline_ns = None if remaining_s is None else clock.steady_ns() + int(remaining_s * SECOND_NS)
             return await call(path, data, headers_of(head), deadline_ns)
 
         return Method(path, handle)
@@ -71,14 +73,16 @@ class _Methods:
 def headers_of(head: Head) -> dict[str, str]:
     """Return metadata as HTTP headers; binary values in base64, as in Connect."""
     headers = {
-        name: value for name, value in head.headers.items() if name not in _OWN and not name.startswith((":", "grpc-"))
+        name: value
+        for name, value in head.headers.items()
+        if name not in _CONNECTION_HEADERS and not name.startswith((":", "grpc-"))
     }
     for name, value in head.binary.items():
         headers[name] = base64.b64encode(value).decode().rstrip("=")
     return headers
 
 
-class Door:
+class BridgeServer:
     """A gRPC server in front of a bridge."""
 
     def __init__(self, bridge: Bridge, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.bridge.fakes import Bench, FakeQueue
 from tests.bridge.test_pollers import ended
-from whistlestop.bridge.wake import SELDOM_S, SOON_S, WokenWake
+from whistlestop.bridge.probe_schedule import MESSAGE_DELAY_S, NOTIFIED_INTERVAL_S, NotifiedSchedule
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import unavailable
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def woken() -> AsyncIterator[Bench]:
     """With ten pollers or so, a registered wake queue, and nothing to do for long."""
-    bench = Bench(wakes=True)
+    bench = Bench(registered=True)
     worker = bench.worker()
     await bench.advance(600)
     assert bench.target.registered == "stack-bridge-1"
@@ -65,7 +65,7 @@ async def test_a_message_makes_it_look_at_once(woken: Bench) -> None:
 async def test_a_lost_message_is_made_up_for(woken: Bench) -> None:
     """By the looks that it makes by itself."""
     woken.target.add("q")
-    await woken.advance(SELDOM_S + 0.1)
+    await woken.advance(NOTIFIED_INTERVAL_S + 0.1)
     assert woken.bridge.counters.tasks == 1
 
 
@@ -101,7 +101,7 @@ async def test_what_goes_through_the_bridge_is_looked_for_if_no_message_comes(wo
     await woken.advance(0.1)
     await call
     assert len(woken.target.named("LookForTasks")) == before
-    await woken.advance(SOON_S)
+    await woken.advance(MESSAGE_DELAY_S)
     assert woken.bridge.counters.tasks == 1
 
 
@@ -153,9 +153,9 @@ async def test_a_target_that_stops_waking_is_looked_at_more_often(woken: Bench) 
 
 async def test_a_target_that_wakes_nobody_is_offered_no_queue() -> None:
     clock, queue = FakeClock(), FakeQueue()
-    wake = WokenWake(clock, queue)
-    wake.answered("", wakes=False)
-    assert (queue.prefixes, wake.wake_queue) == ([], "")
+    schedule = NotifiedSchedule(clock, queue)
+    schedule.record_answer("", registered=False)
+    assert (queue.prefixes, schedule.notification_queue) == ([], "")
 
 
 async def test_news_of_a_worker_goes_through_at_once(woken: Bench) -> None:
@@ -180,7 +180,7 @@ async def test_news_of_a_worker_goes_through_at_once(woken: Bench) -> None:
 
 async def test_a_heartbeat_without_looks_is_a_call() -> None:
     """A bridge whose workers have no polls waiting brings it along with nothing."""
-    bench = Bench(wakes=True)
+    bench = Bench(registered=True)
     for _ in range(3):
         await heartbeat(bench)
         await bench.advance(60)
@@ -195,7 +195,7 @@ async def test_a_heartbeat_outlasts_looks_that_fail(woken: Bench) -> None:
     await heartbeat(woken)
     woken.target.heartbeats.clear()
     woken.target.error = unavailable("down")
-    await woken.advance(SELDOM_S)
+    await woken.advance(NOTIFIED_INTERVAL_S)
     assert woken.target.named("LookForTasks")
     woken.target.error = None
     woken.target.heartbeats.clear()
