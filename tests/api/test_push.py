@@ -154,7 +154,7 @@ class Site:
         """Timer rows of versions, and outbox rows."""
         store, now_ns = self.backend.store, self.backend.clock.now_ns()
         timers = [row for row in await store.next_timers(0, 1 << 30, 0, 100) if row.kind == "push"]
-        return len(timers), len(await store.due_transfers(0, 1 << 30, now_ns, 100))
+        return len(timers), len(await store.scan_transfer_tasks(0, 1 << 30, now_ns, 100))
 
 
 async def _site(processes: int) -> Site:

@@ -407,7 +407,7 @@ async def test_an_effect_that_the_store_refuses_ends_as_a_failure_event(site: Si
     await site.complete(task, command)
     await site.event("w", expected)
     assert (await site.task()).task_token
-    assert await site.store.due_transfers(0, 16384, 2**62, 10) == []
+    assert await site.store.scan_transfer_tasks(0, 16384, 2**62, 10) == []
 
 
 async def test_how_a_child_ended_is_told_as_a_failure_when_its_result_can_not_be(site: Site) -> None:
@@ -419,7 +419,7 @@ async def test_how_a_child_ended_is_told_as_a_failure_when_its_result_can_not_be
     first = site.store.commit
 
     async def refuse_once(transition: Transition) -> None:
-        if any(write.key.workflow_id == "w" and transition.transfers_done for write in transition.writes):
+        if any(write.key.workflow_id == "w" and transition.transfer_tasks_done for write in transition.writes):
             site.store.commit = first
             raise Refused("as the test wants it")
         await first(transition)

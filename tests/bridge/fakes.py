@@ -106,7 +106,7 @@ class FakeTarget:
 
 
 class FakeQueue:
-    """A wake queue that does what a test says."""
+    """A notification queue that does what a test says."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -132,7 +132,7 @@ class FakeQueue:
 
 
 class Bench:
-    """A bridge over a fake target, with a wake queue if the target wakes."""
+    """A bridge over a fake target, with a notification queue if the target wakes."""
 
     def __init__(self, *, holds: bool = False, wakes: bool = False) -> None:
         self.clock = FakeClock()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def woken() -> AsyncIterator[Bench]:
-    """With ten pollers or so, a registered wake queue, and nothing to do for long."""
+    """With ten pollers or so, a registered notification queue, and nothing to do for long."""
     bench = Bench(registered=True)
     worker = bench.worker()
     await bench.advance(600)
@@ -143,7 +143,7 @@ async def test_without_its_queue_it_looks_as_if_there_were_none(woken: Bench) ->
 
 
 async def test_a_target_that_stops_waking_is_looked_at_more_often(woken: Bench) -> None:
-    """As when its next release knows nothing of wake queues."""
+    """As when its next release knows nothing of notification queues."""
     woken.target.wake_prefix = ""
     await woken.advance(200)
     before = len(woken.target.calls)

@@ -1,4 +1,4 @@
-"""The wake queue on SQS, as moto has it: made, listened to, tidied up, deleted."""
+"""The notification queue on SQS, as moto has it: made, listened to, tidied up, deleted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class Ears:
-    """A wake queue, and how often it woke."""
+    """A notification queue, and how often it woke."""
 
     def __init__(self, which: str = "auto") -> None:
         self.counters = Counters()
@@ -189,13 +189,13 @@ async def test_who_may_make_no_queue_looks_without(client: Any, caplog: pytest.L
         if caplog.records:
             break
         await asyncio.sleep(0.01)
-    assert "the wake queue is not heard" in caplog.text
+    assert "the notification queue is not heard" in caplog.text
     assert queue.name == ""
     await queue.close()
 
 
 async def test_a_running_bridge_takes_auto_or_a_url(client: Any) -> None:
-    with pytest.raises(ValueError, match="wake queue"):
+    with pytest.raises(ValueError, match="notification queue"):
         RunningBridge(BridgeConfig("http://127.0.0.1:1", wake_queue="mine"))
     async with RunningBridge(BridgeConfig("http://127.0.0.1:1", wake_queue="auto", region="eu-central-1")):
         assert names(client) == []

@@ -126,7 +126,7 @@ async def test_sessions_that_are_pooled_can_listen() -> None:
                         break
                 else:
                     raise AssertionError("nothing was heard")
-            assert not one._deaf
+            assert not one._cannot_listen
         finally:
             await one.close()
             await other.close()

@@ -276,7 +276,7 @@ class World:
             self.timers[write.key] = write.timer
         if write.retention_timer is not None:
             self.retention_timers[write.key] = write.retention_timer
-        self.transfers.extend(write.transfers_added)
+        self.transfers.extend(write.transfer_tasks_added)
         if write.visibility is not None:
             self.visibility[write.key.run_id] = write.visibility
         if write.current is not None:

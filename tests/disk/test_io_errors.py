@@ -25,7 +25,7 @@ FIRST = int(os.environ.get("DISK_SEED", "0"))
 @pytest.fixture(autouse=True)
 def _frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_FRAMES", 40)
-    monkeypatch.setattr(writer, "LOOK_AT_WAL", 2)
+    monkeypatch.setattr(writer, "JOBS_PER_WAL_CHECK", 2)
 
 
 def _fails(kinds: dict[vfs.Kind, int], chance: random.Random, share: float) -> vfs.Fault:

@@ -32,7 +32,7 @@ class _Recording:
 @pytest.fixture(autouse=True)
 def _frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_FRAMES", 60)
-    monkeypatch.setattr(writer, "LOOK_AT_WAL", 4)
+    monkeypatch.setattr(writer, "JOBS_PER_WAL_CHECK", 4)
 
 
 async def _recorded(path: Path, seed: int, **pragmas: str) -> _Recording:

@@ -31,7 +31,7 @@ SAMPLED = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Samp
 class _Store:
     """As much of a store as is watched here."""
 
-    outreach = None
+    notifications = None
 
     def __init__(self, *, conflict: bool = False) -> None:
         self.committed: list[Transition] = []
@@ -100,8 +100,8 @@ async def test_commits_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     inner.conflict = True
     with pytest.raises(VersionConflict):
         await store.commit(Transition(()))
-    store.outreach = "somebody"
-    assert (inner.outreach, store.describe(), len(inner.committed)) == ("somebody", "store", 1)
+    store.notifications = "somebody"
+    assert (inner.notifications, store.describe(), len(inner.committed)) == ("somebody", "store", 1)
     counts.flush()
     written = json.loads(capsys.readouterr().out)
     assert (written["Transitions"], written["VersionConflicts"]) == ([1.0], [1.0])

@@ -35,7 +35,7 @@ async def start(line: Line) -> None:
 async def open_runs(line: Line) -> int:
     """By their timers, so that looking fires none."""
     async with opened(line.cloud.store_env) as store:
-        rows = await store.due_timers(0, SLOTS, 1 << 62, 2 * RUNS)
+        rows = await store.scan_timers(0, SLOTS, 1 << 62, 2 * RUNS)
     return sum(row.kind == "execution" for row in rows)
 
 

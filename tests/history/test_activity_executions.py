@@ -232,7 +232,7 @@ async def test_a_callback_is_owed_when_it_has_ended(shop: Shop) -> None:
     [callback] = (await shop.describe()).callbacks
     assert callback.info.callback.nexus.url == "http://localhost/done"
     await shop.call("TerminateActivityExecution", activity_id="a", request_id="t", reason="enough")
-    [task] = await shop.store.due_transfers(0, SLOTS, shop.clock.now_ns() + SECOND_NS, 10)
+    [task] = await shop.store.scan_transfer_tasks(0, SLOTS, shop.clock.now_ns() + SECOND_NS, 10)
     assert task.kind == "nexus_callback"
 
 

@@ -89,7 +89,7 @@ async def test_a_callback_to_a_host_that_is_down_is_blocked_until_it_answers(ben
     await bench.call("TerminateWorkflowExecution", workflow_execution={"workflow_id": "wf"})
     await bench.history.transfers.drain()
     while len(elsewhere.headers) <= MOST_FAILURES:
-        (row,) = await bench.store.due_transfers(0, SLOTS, bench.clock.now_ns() + 3600 * SECOND_NS, 10)
+        (row,) = await bench.store.scan_transfer_tasks(0, SLOTS, bench.clock.now_ns() + 3600 * SECOND_NS, 10)
         await bench.clock.advance((row.visible_at_ns - bench.clock.now_ns()) / SECOND_NS)
         await bench.history.transfers.sweep_once()
         await bench.history.transfers.drain()

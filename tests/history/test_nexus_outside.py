@@ -51,7 +51,7 @@ async def test_a_callback_of_a_run_that_is_ahead_is_tried_again_by_everybodys_cl
     bench.history.outbound = Elsewhere()
     skipping = {"enabled": True, "max_session_skip_count": 9}
     await owe_callback(bench, {}, workflow_start_delay=Duration(seconds=86400), time_skipping_config=skipping)
-    (row,) = await bench.store.due_transfers(0, SLOTS, bench.clock.now_ns() + 60 * SECOND_NS, 10)
+    (row,) = await bench.store.scan_transfer_tasks(0, SLOTS, bench.clock.now_ns() + 60 * SECOND_NS, 10)
     assert (row.kind, row.attempt) == ("nexus_callback", 1)
 
 

@@ -135,7 +135,7 @@ async def test_two_processes_that_fire_the_same_row_take_one_action(line: Line) 
     other.clock, other.history.clock, other.history.engine.clock = line.clock, line.clock, line.clock
     other.ids._n = 1000
     await line.clock.advance(3600)
-    rows = await line.store.due_timers(0, SLOTS, line.clock.now_ns(), 10)
+    rows = await line.store.scan_timers(0, SLOTS, line.clock.now_ns(), 10)
     assert [row.kind for row in rows] == ["schedule"]
     await asyncio.gather(*(each.history.timers.fire(rows[0]) for each in (line, other, line, other)))
     described = await line.describe()
@@ -291,7 +291,7 @@ async def test_a_schedule_stays_while_its_last_run_does(line: Line) -> None:
     await line.create(schedule={"state": {"limited_actions": True, "remaining_actions": 1}})
     await line.pass_time(HOUR_NS)
     await line.pass_time(2 * policy.RETENTION_NS)
-    assert await line.store.due_timers(0, SLOTS, line.clock.now_ns(), 10) == []
+    assert await line.store.scan_timers(0, SLOTS, line.clock.now_ns(), 10) == []
     assert (await line.describe()).info.action_count == 1
     await line.close(line.hour(1), result="x")
     with pytest.raises(ServiceError):

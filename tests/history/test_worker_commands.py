@@ -88,7 +88,7 @@ async def look_again(bench: Bench, seconds: float = 10) -> None:
 
 
 async def owed(bench: Bench) -> int:
-    return len(await bench.store.due_transfers(0, SLOTS, bench.clock.now_ns() + 3600 * SECOND_NS, 10))
+    return len(await bench.store.scan_transfer_tasks(0, SLOTS, bench.clock.now_ns() + 3600 * SECOND_NS, 10))
 
 
 async def test_the_worker_gets_the_tokens_of_its_activities(bench: Bench) -> None:

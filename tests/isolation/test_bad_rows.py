@@ -308,20 +308,20 @@ async def test_transfer_tasks_that_cannot_be_read_hold_up_nobody(backend: Backen
             Transition((
                 ExecutionWrite(
                     key, stored.slot, stored.db_record_version, stored.state, stored.next_event_id, stored.status,
-                    branch_id=run_id, transfers_added=(task,),
+                    branch_id=run_id, transfer_tasks_added=(task,),
                 ),
             ))
         )  # fmt: skip
     await backend.restart()
     await backend.history.transfers.sweep_once()
     await backend.history.transfers.drain()
-    assert await backend.store.due_transfers(0, SLOTS, backend.clock.now_ns(), 10) == []
+    assert await backend.store.scan_transfer_tasks(0, SLOTS, backend.clock.now_ns(), 10) == []
     assert "transfer_tasks" in await problems(backend.store)
     await backend.call("DeleteWorkflowExecution", namespace="default", workflow_execution={"workflow_id": "bad"})
     await backend.clock.advance(3600)
     await backend.history.transfers.sweep_once()
     await backend.history.transfers.drain()
-    assert await backend.store.due_transfers(0, SLOTS, 2**62, 10) == []
+    assert await backend.store.scan_transfer_tasks(0, SLOTS, 2**62, 10) == []
     assert await problems(backend.store) == {}
 
 

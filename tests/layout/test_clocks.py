@@ -88,7 +88,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "matching/describe.py": {"Descriptions._pollers": SHOWN, "Descriptions._stats": SHOWN},
     "matching/timer_scan.py": {"StoredTimerScan.fire_timers": DUE},
     "matching/pollers.py": {
-        "PollerRows.record": STAMP, "PollerRows.wake_record": STAMP, "PollerRows.read": SHARED,
+        "PollerRows.record": STAMP, "PollerRows.notification_queue_record": STAMP, "PollerRows.read": SHARED,
         "PollerRows.read_shown": SHARED, "PollerRows.remove": STAMP,
     },
     "matching/polls.py": {
@@ -119,7 +119,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "TestService tells the time, and sets it forward to a time of day",
     ),
     "storage/deployments.py": {"Deployments._change": STAMP},
-    "storage/presence.py": {"Presence.__init__": STAMP, "Presence.note": STAMP},
+    "storage/membership_heartbeat.py": {"MembershipHeartbeat.__init__": STAMP, "MembershipHeartbeat.renew": STAMP},
     "storage/set_aside.py": {"SetAside.note": STAMP},
 }  # fmt: skip
 """By file, below its `whistlestop` folder, and by function."""

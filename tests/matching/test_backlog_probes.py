@@ -141,7 +141,7 @@ async def test_closing_ends_looks() -> None:
     assert list((await asyncio.wait_for(waiting, PATIENCE_S)).workflow_tasks) == [0]
 
 
-FUNCTION = MatchingConfig(remote_notifications=False, wake_queue_prefix="stack-bridge-")
+FUNCTION = MatchingConfig(remote_notifications=False, notification_queue_prefix="stack-bridge-")
 
 
 async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
@@ -150,7 +150,7 @@ async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
     polls = request("one", "two")
     polls.wake_queue = "stack-bridge-7"
     answer = await bench.ask("LookForTasks", polls, can_long_poll=False)
-    assert (answer.wakes, answer.wake_queue_prefix) == (True, "stack-bridge-")
+    assert (answer.wakes, answer.notification_queue_prefix) == (True, "stack-bridge-")
     registered = {key: row for key, row in bench.rows.pollers.items() if row.identity == "stack-bridge-7"}
     assert sorted(registered) == [
         (NAMESPACE, "one", -2, "stack-bridge-7"), (NAMESPACE, "one", -1, "stack-bridge-7"),
@@ -174,7 +174,7 @@ async def test_a_queue_that_is_not_for_waking_is_not_registered(name: str) -> No
     polls = request("one")
     polls.wake_queue = name
     answer = await bench.ask("LookForTasks", polls, can_long_poll=False)
-    assert (answer.wakes, answer.wake_queue_prefix) == (False, "stack-bridge-")
+    assert (answer.wakes, answer.notification_queue_prefix) == (False, "stack-bridge-")
     assert {row.identity for row in bench.rows.pollers.values()} == {"me"}
     await bench.matching.close()
 
@@ -185,7 +185,7 @@ async def test_who_holds_looks_wakes_nobody() -> None:
     polls.wake_queue = "stack-bridge-7"
     bench.commit("a", queue="one")
     answer = await bench.ask("LookForTasks", polls)
-    assert (answer.holds, answer.wakes, answer.wake_queue_prefix) == (True, False, "")
+    assert (answer.holds, answer.wakes, answer.notification_queue_prefix) == (True, False, "")
     await bench.matching.close()
 
 

@@ -185,7 +185,7 @@ async def test_writers_that_are_in_each_other_s_way() -> None:
 
 async def test_hints_over_a_connection_that_nobody_has_at_the_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The notifier notices, listens anew, and wakes everybody, since hints may be lost."""
-    monkeypatch.setattr(notify, "LOOK_S", 0.2)
+    monkeypatch.setattr(notify, "CHECK_S", 0.2)
     async with migrated_database() as url, proxy(url) as between:
         heard = notify.PostgresNotifier(between.url, SystemClock())
         other = notify.PostgresNotifier(url, SystemClock())

@@ -24,7 +24,7 @@ from whistlestop.history.notifications import worker_notifications as worker_wak
 from whistlestop.net.aws import AwsError
 from whistlestop.net.internal.transports import wrap
 from whistlestop.net.tasks.loops import FIRST_PAUSE_S, Loop
-from whistlestop.storage import deployments, namespaces, presence
+from whistlestop.storage import deployments, membership_heartbeat, namespaces
 from whistlestop.storage.postgres import notify as postgres_notify
 from whistlestop.storage.records import NamespaceRecord
 from whistlestop.storage.sqlite.store import SqliteStore
@@ -86,7 +86,7 @@ async def worker_deployments(clock: FakeClock, store: Any, _: Path) -> Callable[
 
 
 async def instance(clock: FakeClock, store: Any, _: Path) -> Callable[[], Awaitable[bool]]:
-    noted = presence.Presence(store, clock, "i", "history")
+    noted = membership_heartbeat.MembershipHeartbeat(store, clock, "i", "history")
     await noted.note()
 
     async def is_fresh() -> bool:
@@ -177,11 +177,11 @@ async def gone_wake_queue(clock: FakeClock, _: Any, __: Path) -> Callable[[], Aw
 
 async def another_that_was_heard(clock: FakeClock, _: Any, __: Path) -> Callable[[], Awaitable[bool]]:
     notifier = postgres_notify.PostgresNotifier("postgresql://nobody", clock)
-    notifier._heard_ns = clock.steady_ns()
+    notifier._received_ns = clock.steady_ns()
 
     async def is_told() -> bool:
         notifier.others = True
-        notifier.nobody_else()
+        notifier.mark_alone()
         return notifier.others
 
     return is_told
@@ -190,7 +190,7 @@ async def another_that_was_heard(clock: FakeClock, _: Any, __: Path) -> Callable
 AGES: dict[str, tuple[Callable[..., Awaitable[Callable[[], Awaitable[bool]]]], int]] = {
     "a namespace": (namespace, namespaces.TTL_NS),
     "worker deployments": (worker_deployments, deployments._KEPT_NS),
-    "the row of an instance": (instance, presence.EVERY_NS),
+    "the row of an instance": (instance, membership_heartbeat.INTERVAL_NS),
     "an open circuit breaker": (breaker, circuit_breakers.OPEN_NS),
     "a verified token": (verified_token, tokens.KEPT_NS),
     "a JWKS document": (jwks, tokens.JWKS_AGE_NS),

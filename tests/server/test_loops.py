@@ -69,9 +69,9 @@ WITHIN_A_CALL = {
 TURNS = {
     ("history/timers/processor.py", "_run_until_horizon"): "timers",
     ("server/membership.py", "_keep"): "membership",
-    ("storage/postgres/notify.py", "_listen"): "hints heard",
-    ("storage/postgres/notify.py", "_recheck"): "hints heard",
-    ("storage/postgres/notify.py", "_send"): "hints sent",
+    ("storage/postgres/notify.py", "_listen"): "notifications received",
+    ("storage/postgres/notify.py", "_recheck"): "notifications received",
+    ("storage/postgres/notify.py", "_send"): "notifications sent",
 }
 """Loops within a turn of a registered loop, which takes what goes wrong in them."""
 
@@ -237,7 +237,7 @@ async def test_it_survives_is_counted_and_shows(name: str, trouble: str) -> None
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-@pytest.mark.parametrize("name", ["hints heard", "hints sent"])
+@pytest.mark.parametrize("name", ["notifications received", "notifications sent"])
 async def test_hints_go_on_over_another_connection(monkeypatch: pytest.MonkeyPatch, name: str, trouble: str) -> None:
     """Whether it is the connection that fails, or what is done with it."""
     clock = FakeClock()

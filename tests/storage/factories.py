@@ -157,7 +157,7 @@ def one_branch(key: ExecutionKey | None = None, end: int = 1_000_000) -> tuple[B
 
 
 async def commit(store: Store, *writes: ExecutionWrite, done: tuple[TransferTask, ...] = ()) -> None:
-    await store.commit(Transition(writes, transfers_done=done))
+    await store.commit(Transition(writes, transfer_tasks_done=done))
 
 
 async def history(store: Store, key: ExecutionKey | None = None) -> list[HistoryBatch]:
@@ -176,6 +176,6 @@ async def everything(store: Store) -> dict[str, object]:
         },
         "history": {run.key.run_id: await history(store, run.key) for run in executions},
         "tasks": await store.list_tasks(NAMESPACE, QUEUE, WORKFLOW_QUEUE, None, 1000),
-        "timers": await store.due_timers(*SLOTS_ALL, FOREVER_NS, 1000),
-        "transfers": await store.due_transfers(*SLOTS_ALL, FOREVER_NS, 1000),
+        "timers": await store.scan_timers(*SLOTS_ALL, FOREVER_NS, 1000),
+        "transfers": await store.scan_transfer_tasks(*SLOTS_ALL, FOREVER_NS, 1000),
     }

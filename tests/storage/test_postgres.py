@@ -201,12 +201,12 @@ def _shapes() -> list[Transition]:
     second = run_key("run-2")
     whole = start(
         tasks_added=tuple(task(n) for n in range(6)), timer=timer(1), retention_timer=timer(2, kind="retention"),
-        transfers_added=(transfer(1),), forked_from=(BranchRange("run-0", 1, 3),), branch_id="branch-1",
+        transfer_tasks_added=(transfer(1),), forked_from=(BranchRange("run-0", 1, 3),), branch_id="branch-1",
         history=(HistoryBatch(1, 3, b"x" * 2_000_000),), state=b"y" * 2_000_000,
     )  # fmt: skip
     return [
         Transition(()),
-        Transition((), transfers_done=(transfer(1), replace(transfer(2), data=b"z" * 2_000_000))),
+        Transition((), transfer_tasks_done=(transfer(1), replace(transfer(2), data=b"z" * 2_000_000))),
         Transition((start(),)),
         Transition((whole,)),
         Transition((start(current=None),)),

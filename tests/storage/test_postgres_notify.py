@@ -24,7 +24,7 @@ from tests.storage.factories import (
 )
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
-from whistlestop.storage.outreach import Outreach
+from whistlestop.storage.notifications import Notifications
 from whistlestop.storage.postgres import PostgresStore
 from whistlestop.storage.postgres.notify import PAYLOAD_BYTES, PostgresNotifier, digest, payloads
 from whistlestop.storage.postgres.transition import prepare
@@ -77,7 +77,7 @@ async def test_a_hint_on_another_topic_wakes_nobody(pair: tuple[PostgresNotifier
 async def test_who_waits_is_woken_when_hints_may_be_lost() -> None:
     notifier = PostgresNotifier("postgresql://nowhere.invalid/none", SystemClock())
     with notifier.subscribe("a") as mine, notifier.subscribe("b") as other:
-        notifier.wake_everybody()
+        notifier.wake_all()
         assert await mine.wait(0)
         assert mine.remote
         assert await other.wait(0)
@@ -127,7 +127,7 @@ async def test_servers_hear_of_what_a_function_commits() -> None:
         await notifier.start()
         store = PostgresStore(url, pool_size=1, prepare=False)
         await store.open()
-        store.outreach = Outreach(sender="function")
+        store.notifications = Notifications(sender="function")
         now_ns = SystemClock().now_ns()
         topics = [
             execution_topic(NAMESPACE, "order-7", "run-1"), task_queue_topic(NAMESPACE, QUEUE, WORKFLOW_QUEUE),
@@ -164,8 +164,8 @@ async def test_a_commit_with_hints_is_one_statement() -> None:
     async with postgres.migrated_database() as url:
         store = PostgresStore(url, pool_size=1, prepare=False)
         await store.open()
-        store.outreach = Outreach(sender="function")
-        prepared = prepare(Transition((start(tasks_added=(task(1),)),)), store.outreach)
+        store.notifications = Notifications(sender="function")
+        prepared = prepare(Transition((start(tasks_added=(task(1),)),)), store.notifications)
         assert (prepared.sql.count(b"pg_notify"), prepared.sql.count(b";")) == (1, 0)
         await store.commit(prepared.transition)
         await store.close()

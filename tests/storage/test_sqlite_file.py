@@ -216,7 +216,7 @@ async def test_what_was_written_gets_into_the_file_itself_before_long(
 
 async def test_the_wal_stays_small_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_FRAMES", 100)
-    monkeypatch.setattr(writer, "LOOK_AT_WAL", 16)
+    monkeypatch.setattr(writer, "JOBS_PER_WAL_CHECK", 16)
     sealed: list[int] = []
     seal = file.seal
 

@@ -80,12 +80,12 @@ class CannotOpen(StorageError):
     """The database can't be opened: path not writable, not a database, wrong address or credentials."""
 
 
-_PASSING = (
+_TRANSIENT = (
     Unavailable, TimedOut, VersionConflict, CurrentConflict, NamespaceConflict, EndpointConflict, LeaseLost,
     SchemaMismatch, CannotOpen,
 )  # fmt: skip
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Return whether the store may accept the same operation later, so that the processed row is not to blame."""
-    return isinstance(error, _PASSING)
+    return isinstance(error, _TRANSIENT)

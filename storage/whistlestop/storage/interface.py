@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from whistlestop.storage.migrations import SchemaStatus
-    from whistlestop.storage.outreach import Outreach
+    from whistlestop.storage.notifications import Notifications
     from whistlestop.storage.records import (
         Backlog,
         BranchRange,
@@ -178,12 +178,12 @@ class TaskStore(Protocol):
 class TimerStore(Protocol):
     """Store timer rows and transfer tasks, which are read by ranges of slots."""
 
-    async def due_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
+    async def scan_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
         """Return up to `limit` timer rows with `fire_at_ns <= now_ns`, earliest first."""
         ...
 
-    async def anything_due(self, timers_ns: int, transfers_ns: int) -> bool:
-        """Return whether any slot has a timer due by `timers_ns` or a transfer task visible by `transfers_ns`."""
+    async def has_expired_rows(self, timers_ns: int, transfer_tasks_ns: int) -> bool:
+        """Return whether any slot has a timer due by `timers_ns` or a transfer task visible by `transfer_tasks_ns`."""
         ...
 
     async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
@@ -202,15 +202,15 @@ class TimerStore(Protocol):
         """Move this row to another time. Return False when it was re-armed or deleted since."""
         ...
 
-    async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
+    async def scan_transfer_tasks(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
         """Return up to `limit` transfer tasks with `visible_at_ns <= now_ns`, oldest first."""
         ...
 
-    async def delete_transfer(self, task: TransferTask) -> None:
+    async def delete_transfer_task(self, task: TransferTask) -> None:
         """Delete the transfer task; nothing happens if it is gone."""
         ...
 
-    async def postpone_transfer(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
+    async def postpone_transfer_task(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
         """Set when the transfer task is due next, and its attempt; nothing happens if it is gone."""
         ...
 
@@ -378,7 +378,7 @@ class Store(
 ):
     """The whole store, as the processes and functions use it."""
 
-    outreach: Outreach | None
+    notifications: Notifications | None
     """None, unless the function's entry point sets it."""
 
     async def open(self) -> None:

@@ -41,9 +41,9 @@ def _check_write(write: ExecutionWrite) -> None:
         if timer is not None:
             texts.append(timer.key.workflow_id)
             check_value("timer", len(timer.data))
-    for transfer in write.transfers_added:
-        texts.append(transfer.key.workflow_id)
-        check_chunked("transfer task", len(transfer.data))
+    for transfer_task in write.transfer_tasks_added:
+        texts.append(transfer_task.key.workflow_id)
+        check_chunked("transfer task", len(transfer_task.data))
     if write.current is not None:
         texts.append(write.current.current.create_request_id)
     row = write.visibility

@@ -191,7 +191,7 @@ class ExecutionWrite:
     timer_removed: bool = False
     """Delete the run's `execution` timer row."""
     retention_timer: TimerTask | None = None
-    transfers_added: tuple[TransferTask, ...] = ()
+    transfer_tasks_added: tuple[TransferTask, ...] = ()
     visibility: VisibilityRow | None = None
     current: CurrentWrite | None = None
     forked_from: tuple[BranchRange, ...] = ()
@@ -203,7 +203,7 @@ class Transition:
     """One atomic commit: all of its writes are stored, or none."""
 
     writes: tuple[ExecutionWrite, ...]
-    transfers_done: tuple[TransferTask, ...] = ()
+    transfer_tasks_done: tuple[TransferTask, ...] = ()
     """Transfer tasks that this commit completes; their rows are deleted."""
     answers: tuple[tuple[str, ExecutionKey, bytes], ...] = ()
     """Query ids, the run that was asked, and the answer of its workflow task (a serialised `WorkflowQueryResult`). A

@@ -78,20 +78,20 @@ def message_id(table: str, key: Sequence[str]) -> int:
 
 def encoded(aside: Aside) -> QueueMessage:
     """Return the note as a queue message."""
-    told = {
+    fields = {
         "table": aside.table, "key": aside.key, "problem": aside.problem, "times": aside.times,
         "first_ns": aside.first_ns, "last_ns": aside.last_ns,
     }  # fmt: skip
-    return QueueMessage(QUEUE, aside.message_id, json.dumps(told).encode())
+    return QueueMessage(QUEUE, aside.message_id, json.dumps(fields).encode())
 
 
 def decoded(data: bytes) -> Aside | None:
     """Return the note, or None for one that can't be parsed, which is ignored."""
     try:
-        told = json.loads(data)
+        fields = json.loads(data)
         return Aside(
-            str(told["table"]), tuple(map(str, told["key"])), str(told["problem"]), int(told["times"]),
-            int(told["first_ns"]), int(told["last_ns"]),
+            str(fields["table"]), tuple(map(str, fields["key"])), str(fields["problem"]), int(fields["times"]),
+            int(fields["first_ns"]), int(fields["last_ns"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -110,7 +110,7 @@ class SetAside:
         self.listener: Callable[[str], None] | None = None
         """Called with the table's name at each failure."""
 
-    def knows(self, table: str, key: Sequence[str]) -> bool:
+    def is_noted(self, table: str, key: Sequence[str]) -> bool:
         """Return whether this process has set the row aside and not seen it processed since."""
         return bool(self._known) and message_id(table, key) in self._known
 
@@ -149,7 +149,7 @@ class SetAside:
 
     async def seen(self, table: str, key: Sequence[str], error: BaseException) -> None:
         """Note a row that is read again and again: only the first failure in this process is stored."""
-        if self.knows(table, key):
+        if self.is_noted(table, key):
             self.counted += 1
             if self.listener is not None:
                 self.listener(table)

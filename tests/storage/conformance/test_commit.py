@@ -48,7 +48,7 @@ async def test_a_run_that_was_never_written_is_not_there(store: Store) -> None:
 
 
 async def test_a_start_is_stored_whole(store: Store) -> None:
-    write = start(tasks_added=(task(1),), timer=timer(START_NS + 5), transfers_added=(transfer(9),))
+    write = start(tasks_added=(task(1),), timer=timer(START_NS + 5), transfer_tasks_added=(transfer(9),))
     await commit(store, write)
     assert await everything(store) == {
         "executions": [stored(write)],
@@ -101,26 +101,26 @@ async def test_removing_a_task_that_is_gone_is_fine(store: Store) -> None:
 async def test_a_timer_replaces_the_one_of_its_kind(store: Store) -> None:
     await commit(store, start(timer=timer(START_NS + 5), retention_timer=timer(START_NS + 90, kind="retention")))
     await commit(store, step(timer=timer(START_NS + 2)))
-    timers = await store.due_timers(*SLOTS_ALL, START_NS + 100, 10)
+    timers = await store.scan_timers(*SLOTS_ALL, START_NS + 100, 10)
     assert timers == [timer(START_NS + 2), timer(START_NS + 90, kind="retention")]
 
 
 async def test_timer_removed_deletes_the_execution_timer_alone(store: Store) -> None:
     await commit(store, start(timer=timer(START_NS + 5)))
     await commit(store, step(timer_removed=True, retention_timer=timer(START_NS + 90, kind="retention")))
-    assert await store.due_timers(*SLOTS_ALL, START_NS + 100, 10) == [timer(START_NS + 90, kind="retention")]
+    assert await store.scan_timers(*SLOTS_ALL, START_NS + 100, 10) == [timer(START_NS + 90, kind="retention")]
 
 
 async def test_transfers_are_made_done_by_the_commit_that_says_so(store: Store) -> None:
-    await commit(store, start(transfers_added=(transfer(1), transfer(2))))
+    await commit(store, start(transfer_tasks_added=(transfer(1), transfer(2))))
     await commit(store, step(), done=(transfer(1),))
-    assert await store.due_transfers(*SLOTS_ALL, START_NS, 10) == [transfer(2)]
+    assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == [transfer(2)]
 
 
 async def test_transfers_may_be_done_without_any_write(store: Store) -> None:
-    await commit(store, start(transfers_added=(transfer(1),)))
-    await store.commit(Transition((), transfers_done=(transfer(1),)))
-    assert await store.due_transfers(*SLOTS_ALL, START_NS, 10) == []
+    await commit(store, start(transfer_tasks_added=(transfer(1),)))
+    await store.commit(Transition((), transfer_tasks_done=(transfer(1),)))
+    assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == []
 
 
 async def test_closing_marks_the_current_run_closed(store: Store) -> None:
@@ -131,12 +131,12 @@ async def test_closing_marks_the_current_run_closed(store: Store) -> None:
 
 
 async def test_a_stale_version_writes_nothing_at_all(store: Store) -> None:
-    await commit(store, start(tasks_added=(task(1),), timer=timer(START_NS + 5), transfers_added=(transfer(1),)))
+    await commit(store, start(tasks_added=(task(1),), timer=timer(START_NS + 5), transfer_tasks_added=(transfer(1),)))
     await commit(store, step())
     before = await everything(store)
     stale = step(
         version=1, state=b"stale", tasks_added=(task(7),), tasks_removed=(task(1).key,), timer=timer(START_NS + 1),
-        retention_timer=timer(START_NS + 1, kind="retention"), transfers_added=(transfer(8),),
+        retention_timer=timer(START_NS + 1, kind="retention"), transfer_tasks_added=(transfer(8),),
         current=CurrentWrite(current(run_key(), COMPLETED), "run-1"),
     )  # fmt: skip
     with pytest.raises(VersionConflict) as caught:
@@ -347,10 +347,10 @@ async def test_runs_are_listed_of_one_namespace(store: Store) -> None:
 async def test_a_task_id_that_is_taken_changes_nothing(store: Store) -> None:
     """Two processes may draw the same id in the same microsecond: neither may lose its task to the other."""
     first, other = run_key(), run_key("run-9", "order-9")
-    await commit(store, start(first, tasks_added=(task(1, first),), transfers_added=(transfer(9, first),)))
+    await commit(store, start(first, tasks_added=(task(1, first),), transfer_tasks_added=(transfer(9, first),)))
     before = await everything(store)
     with pytest.raises(StorageError):
         await commit(store, start(other, tasks_added=(task(1, other),)))
     with pytest.raises(StorageError):
-        await commit(store, start(other, transfers_added=(transfer(9, other),)))
+        await commit(store, start(other, transfer_tasks_added=(transfer(9, other),)))
     assert await everything(store) == before

@@ -206,4 +206,4 @@ async def test_tasks_of_a_deleted_run_are_removed_from_every_queue(store: Store)
     await commit(store, start(tasks_added=(task(1), task(2, priority=5))))
     await store.delete_execution(run_key())
     assert await store.list_tasks(NAMESPACE, QUEUE, WORKFLOW_QUEUE, None, 10) == []
-    assert await store.due_timers(*SLOTS_ALL, START_NS, 10) == []
+    assert await store.scan_timers(*SLOTS_ALL, START_NS, 10) == []

@@ -67,11 +67,11 @@ async def test_long_batches_come_back_whole(store: Store) -> None:
 
 async def test_a_long_transfer_comes_back_whole_and_goes(store: Store) -> None:
     long = transfer(1, data=_long())
-    await commit(store, start(transfers_added=(long, transfer(2))))
-    assert await store.due_transfers(*SLOTS_ALL, START_NS, 10) == [long, transfer(2)]
-    await commit(store, step(transfers_added=(transfer(3, data=_long(seed=5)),)), done=(long,))
-    await store.delete_transfer(transfer(3, data=_long(seed=5)))
-    assert await store.due_transfers(*SLOTS_ALL, START_NS, 10) == [transfer(2)]
+    await commit(store, start(transfer_tasks_added=(long, transfer(2))))
+    assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == [long, transfer(2)]
+    await commit(store, step(transfer_tasks_added=(transfer(3, data=_long(seed=5)),)), done=(long,))
+    await store.delete_transfer_task(transfer(3, data=_long(seed=5)))
+    assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == [transfer(2)]
 
 
 async def test_long_queries_and_answers_come_back_whole(store: Store) -> None:

@@ -126,7 +126,7 @@ def _notification_queue(config: BridgeConfig, counters: Counters) -> SqsNotifica
     from whistlestop.bridge.sqs import AUTO, SqsNotificationQueue
 
     if config.wake_queue != AUTO and not urlsplit(config.wake_queue).scheme.startswith("http"):
-        raise ValueError(f"the wake queue must be `{AUTO}` or the URL of a queue, not {config.wake_queue!r}")
+        raise ValueError(f"the notification queue must be `{AUTO}` or the URL of a queue, not {config.wake_queue!r}")
     return SqsNotificationQueue(config.wake_queue, counters=counters, region=config.region or region_of(config.target))
 
 

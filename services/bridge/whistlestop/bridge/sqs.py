@@ -93,7 +93,7 @@ class SqsNotificationQueue:
             await asyncio.to_thread(self._delete, self._url)
 
     def _run(self) -> None:
-        self._thread = threading.Thread(target=self._receive_for_ever, name="wake queue", daemon=True)
+        self._thread = threading.Thread(target=self._receive_for_ever, name="notification queue", daemon=True)
         self._thread.start()
 
     # Methods that run on the thread.
@@ -134,7 +134,7 @@ class SqsNotificationQueue:
         attributes = {"MessageRetentionPeriod": str(RETENTION_S), "VisibilityTimeout": str(VISIBILITY_TIMEOUT_S)}
         self._url = self._sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
         self._touched_s = time.monotonic()
-        log.info("wake queue %s was created", name)
+        log.info("notification queue %s was created", name)
         self._sweep()
 
     def _receive(self) -> list[Any]:
@@ -158,13 +158,17 @@ class SqsNotificationQueue:
             failed = [repr(error)]
         if failed and not self._has_warned:
             self._has_warned = True
-            log.warning("messages of the wake queue can't be deleted, so they will be received again: %s", failed[0])
+            log.warning(
+                "messages of the notification queue can't be deleted, so they will be received again: %s", failed[0]
+            )
 
     def _failed(self, error: Exception, failures: int) -> int:
         if self._stopping.is_set():
             return failures
         if failures == 0:
-            log.warning("the wake queue is not heard: %r; checking for tasks without it, and trying again", error)
+            log.warning(
+                "the notification queue is not heard: %r; checking for tasks without it, and trying again", error
+            )
         self._set_name("")
         if self._queue == AUTO and "NonExistentQueue" in repr(error):
             self._url = ""
@@ -188,13 +192,13 @@ class SqsNotificationQueue:
                 if url != self._url and time.time() - float(found[names[0]]) > STALE_S:
                     self._delete(url)
         except Exception as error:  # noqa: BLE001 - failing to clean up must not stop listening
-            log.info("old wake queues could not be listed: %r", error)
+            log.info("old notification queues could not be listed: %r", error)
 
     def _delete(self, url: str) -> None:
         try:
             self._sqs.delete_queue(QueueUrl=url)
         except Exception as error:  # noqa: BLE001 - another bridge deletes it later
-            log.warning("wake queue %s could not be deleted: %r", url.rpartition("/")[2], error)
+            log.warning("notification queue %s could not be deleted: %r", url.rpartition("/")[2], error)
 
     def _set_name(self, name: str) -> None:
         if name != self.name:

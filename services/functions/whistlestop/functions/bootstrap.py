@@ -22,7 +22,7 @@ from whistlestop.functions.settings import FunctionSettings, read
 from whistlestop.functions.stores import store_of
 from whistlestop.functions.traces import traces_of
 from whistlestop.net.internal.transports import LambdaClient, invoke_envelope
-from whistlestop.storage.presence import Presence
+from whistlestop.storage.membership_heartbeat import MembershipHeartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -64,7 +64,7 @@ class Environment(Generic[SettingsT]):
         settings: SettingsT,
         clock: FunctionClock,
         store: Store,
-        presence: Presence,
+        presence: MembershipHeartbeat,
         metrics: FunctionMetrics | None,
         traces: Traces | None,
     ) -> None:
@@ -112,7 +112,7 @@ class Function(Generic[SettingsT, InstanceT]):
         metrics, traces = metrics_of(self._name, settings), traces_of(self.clock, settings)
         store = instrumented(store_of(settings), metrics, traces)
         await store.open()
-        presence = Presence(store, self.clock, _instance_name(), self._name)
+        presence = MembershipHeartbeat(store, self.clock, _instance_name(), self._name)
         return Environment(settings, self.clock, store, presence, metrics, traces)
 
 

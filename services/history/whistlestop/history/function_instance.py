@@ -26,7 +26,7 @@ from whistlestop.history.engine.engine import Effects
 from whistlestop.history.service import History
 from whistlestop.history.timers.wake_ups import EarliestWakeUp, NoWakeUps
 from whistlestop.net.outbound import Named, Outbound
-from whistlestop.storage.outreach import Outreach
+from whistlestop.storage.notifications import Notifications
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ class HistoryInstance:
         self._worker_notifications = _worker_notifications_of(settings, clock)
         # Aurora DSQL has no NOTIFY, so no server can listen on it.
         sender = "" if settings.dsql_host else secrets.token_urlsafe(6)
-        store.outreach = Outreach(
+        store.notifications = Notifications(
             None if self._worker_notifications is None else self._worker_notifications.notify, sender
         )
         self._environment = environment

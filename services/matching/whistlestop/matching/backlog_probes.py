@@ -107,12 +107,12 @@ class BacklogProbes:
         if request.heartbeats:
             await self._record_heartbeats(context, request.heartbeats)
         polls = await self._register(polls, context)
-        prefix = "" if context.can_long_poll else self._config.wake_queue_prefix
-        wake_queue = request.wake_queue if prefix and _is_allowed_queue_name(request.wake_queue, prefix) else ""
+        prefix = "" if context.can_long_poll else self._config.notification_queue_prefix
+        notification_queue = request.wake_queue if prefix and _is_allowed_queue_name(request.wake_queue, prefix) else ""
         if context.can_long_poll:
             counts = await self._wait_for_tasks(polls, limit, context)
         else:
-            counts = await self._count_once(polls, limit, context, wake_queue)
+            counts = await self._count_once(polls, limit, context, notification_queue)
         workflow, activity = len(request.workflow_polls), len(request.activity_polls)
         return worker_pb.LookForTasksResponse(
             workflow_tasks=counts[:workflow],
@@ -120,7 +120,7 @@ class BacklogProbes:
             nexus_tasks=counts[workflow + activity :],
             holds=context.can_long_poll,
             wake_queue_prefix=prefix,
-            wakes=bool(wake_queue),
+            wakes=bool(notification_queue),
         )
 
     async def _register(self, polls: PollsByQueue, context: CallContext) -> list[tuple[QueueKey, PollRequest]]:
@@ -137,7 +137,9 @@ class BacklogProbes:
 
     # In a function.
 
-    async def _count_once(self, polls: PollsByQueue, limit: int, context: CallContext, wake_queue: str) -> list[int]:
+    async def _count_once(
+        self, polls: PollsByQueue, limit: int, context: CallContext, notification_queue: str
+    ) -> list[int]:
         now_ns = self._clock.steady_ns()
         valid = [(key, poll) for key, poll in polls if self._is_valid(poll)]
         records = [
@@ -145,13 +147,13 @@ class BacklogProbes:
             for key, poll in valid
             if poll.identity and self._rows.is_old(key, poll.identity, now_ns)
         ]
-        if wake_queue:
+        if notification_queue:
             # This is written before the count, so that tasks added later find the row.
             keys = dict.fromkeys(key for key, _ in valid)
             records += (
-                self._rows.wake_record(key, wake_queue, now_ns)
+                self._rows.notification_queue_record(key, notification_queue, now_ns)
                 for key in keys
-                if self._rows.is_old(key, wake_queue, now_ns)
+                if self._rows.is_old(key, notification_queue, now_ns)
             )
         if records:
             await self._rows.write(records)
@@ -233,7 +235,7 @@ class BacklogProbes:
 
 
 def _is_allowed_queue_name(name: str, prefix: str) -> bool:
-    """Return whether the wake queue's name is allowed, so that no messages go to queues of other uses."""
+    """Return whether the notification queue's name is allowed, so that no messages go to queues of other uses."""
     return name.startswith(prefix) and len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 

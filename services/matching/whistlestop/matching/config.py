@@ -83,8 +83,9 @@ class MatchingConfig:
     scale_up_ratio: float = 1.2
     """More pollers are suggested when tasks are added more than this many times as fast as they are dispatched."""
 
-    wake_queue_prefix: str = ""
-    """In a function: only wake queues (of workers) whose names start with this get notifications; empty: none do."""
+    notification_queue_prefix: str = ""
+    """In a function: only notification queues (of workers) whose names start with this get notifications; empty: none
+    do."""
 
     push_window_s: float = 15.0
     """A versioned worker that polled within this time counts as alive: its row is written every ten seconds."""

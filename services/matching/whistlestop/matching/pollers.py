@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.storage.errors import StorageError
-from whistlestop.storage.outreach import wake_record
+from whistlestop.storage.notifications import notification_queue_record
 from whistlestop.storage.records import PollerRecord
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ class PollerRows:
         data = poller_info(identity, wall_ns, poll).SerializeToString()
         return PollerRecord(*key, identity, wall_ns, data, wall_ns + self._known_ns)
 
-    def wake_record(self, key: QueueKey, wake_queue: str, now_ns: int) -> PollerRecord:
-        """Return the row by which the wake queue is notified of tasks, for the caller to write."""
-        self._written_ns[(key, wake_queue)] = now_ns
+    def notification_queue_record(self, key: QueueKey, notification_queue: str, now_ns: int) -> PollerRecord:
+        """Return the row by which the notification queue is notified of tasks, for the caller to write."""
+        self._written_ns[(key, notification_queue)] = now_ns
         wall_ns = self._clock.now_ns()
-        return wake_record(*key, wake_queue, wall_ns, wall_ns + self._known_ns)
+        return notification_queue_record(*key, notification_queue, wall_ns, wall_ns + self._known_ns)
 
     async def write(self, records: Iterable[PollerRecord]) -> None:
         """Write the rows now. A failure is only logged: a lost row costs a line in a description."""

@@ -49,7 +49,7 @@ class StoredTimerScan:
 
     async def fire_timers(self, context: CallContext, *, first: bool) -> None:
         now_ns = self._clock.now_ns()
-        if not await self._store.anything_due(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
+        if not await self._store.has_expired_rows(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
             return
         try:
             await self._history.call("FireDue", internal.FireDueRequest(), context)

@@ -68,13 +68,13 @@ async def close_notifier(notifier: Notifier) -> None:
 
 def nobody_else_hears(notifier: Notifier) -> None:
     """Tell the notifier that no other server is alive, so that it need not send until one is found."""
-    nobody_else = getattr(notifier, "nobody_else", None)
-    if nobody_else is not None:
-        nobody_else()
+    mark_alone = getattr(notifier, "mark_alone", None)
+    if mark_alone is not None:
+        mark_alone()
 
 
 def hints_may_be_lost(notifier: Notifier) -> None:
     """Wake all waiters, because another server has gone, perhaps between a commit and its notification."""
-    wake_everybody = getattr(notifier, "wake_everybody", None)
-    if wake_everybody is not None:
-        wake_everybody()
+    wake_all = getattr(notifier, "wake_all", None)
+    if wake_all is not None:
+        wake_all()

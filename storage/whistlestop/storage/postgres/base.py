@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from whistlestop.storage.outreach import Outreach
+    from whistlestop.storage.notifications import Notifications
     from whistlestop.storage.postgres.connection import Pool
 
 T = TypeVar("T")
@@ -31,12 +31,12 @@ class PostgresBase:
     _long_reads: asyncio.Semaphore | None = None
     _has_timeouts = True
     """False on Aurora DSQL, which has no `statement_timeout`."""
-    outreach: Outreach | None = None
+    notifications: Notifications | None = None
     """Set in functions only."""
 
-    def _tell(self, wake_queues: Sequence[str] | None) -> None:
-        if self.outreach is not None and self.outreach.wake is not None and wake_queues:
-            self.outreach.wake(wake_queues)
+    def _notify_workers(self, notification_queues: Sequence[str] | None) -> None:
+        if self.notifications is not None and self.notifications.notify_workers is not None and notification_queues:
+            self.notifications.notify_workers(notification_queues)
 
     def _connections(self) -> Pool:
         if self._pool is None:

@@ -62,8 +62,8 @@ CHUNK_BYTES = 1_000_000
 """Bytes of a long value that are stored in its row; the rest goes to `chunks`. Aurora DSQL takes 1 MiB per value."""
 
 _CONTENTION = (errors.SerializationFailure, errors.DeadlockDetected)
-_POOL_TROUBLE = (PoolTimeout, PoolClosed, TooManyRequests)
-EXPECTED = (psycopg.Error, *_POOL_TROUBLE)
+_POOL_ERRORS = (PoolTimeout, PoolClosed, TooManyRequests)
+EXPECTED = (psycopg.Error, *_POOL_ERRORS)
 """All errors that the driver and its pool raise."""
 
 
@@ -202,13 +202,13 @@ def create_pool(url: str, pool_size: int, *, prepare: bool, password: Password |
     )
 
 
-async def try_connection(url: str, password: Password | None = None, *, ask: bool = True) -> bool:
-    """Return whether a pooler answers (False unless `ask`). Raise CannotOpen when the database can't be reached."""
+async def try_connection(url: str, password: Password | None = None, *, check_pooler: bool = True) -> bool:
+    """Return whether a pooler answers (if `check_pooler`). Raise CannotOpen when the database can't be reached."""
     try:
         async with await AsyncConnection.connect(
             conninfo(url, password), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
         ) as connection:
-            return ask and await is_pooled(connection)
+            return check_pooler and await is_pooled(connection)
     except psycopg.Error as error:
         raise CannotOpen(f"can't reach the database: {one_line(error)}") from error
 
@@ -238,7 +238,7 @@ def translate(error: Exception) -> StorageError:
         return StorageError(f"the statement was not sent to the database: {type(error).__name__}: {one_line(error)}")
     state = getattr(error, "sqlstate", None)
     if state is None:
-        if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_POOL_TROUBLE)):
+        if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_POOL_ERRORS)):
             return Unavailable(f"the database did not run the statement: {one_line(error)}")
         return PermanentError(f"the database refused the statement: {one_line(error)}")
     if state in _LOST_STATEMENTS:
@@ -307,7 +307,7 @@ async def retried(run: Callable[[], Awaitable[T]], *, read: bool) -> T:
         except (*EXPECTED, *_UNENCODABLE) as error:
             broken = read and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
             # A caller that has waited for a connection in vain has waited long enough.
-            broken = broken and not isinstance(error, (errors.QueryCanceled, *_POOL_TROUBLE))
+            broken = broken and not isinstance(error, (errors.QueryCanceled, *_POOL_ERRORS))
             if attempt >= ATTEMPTS or not (is_contention(error) or broken):
                 raise translate(error) from error
         await pause(attempt)

@@ -84,14 +84,14 @@ class PostgresExecutions(PostgresBase):
         if self._writer is None:
             raise Unavailable("the store is not open")
         try:
-            prepared = prepare(transition, self.outreach)
+            prepared = prepare(transition, self.notifications)
             row = await self._writer.commit(prepared)
         except CurrentConflict as conflict:
             if conflict.current is None:
                 raise CurrentConflict(await self.get_current(*current_of(transition))) from None
             raise
-        if prepared.wakes:
-            self._tell(row[-1])
+        if prepared.notifies_workers:
+            self._notify_workers(row[-1])
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
         row = await self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))

@@ -50,10 +50,10 @@ MOST_RECONNECT_S = 5.0
 RECHECK_S = 2.0
 """Seconds between two checks of the store where notifications can't be received."""
 
-_HEARD_S = 2.0
+_RECEIVE_S = 2.0
 """How long the process's own test notification may take to come back."""
 
-LOOK_S = 20.0
+CHECK_S = 20.0
 """Seconds of silence after which the server is asked whether it is still there."""
 
 log = logging.getLogger(__name__)
@@ -71,11 +71,11 @@ class PostgresNotifier:
         self._me = secrets.token_urlsafe(6)
         self.others = True
         """Whether other processes may be listening."""
-        self._heard_ns = 0
-        self._deaf = False
+        self._received_ns = 0
+        self._cannot_listen = False
         """Whether notifications of other processes can't be received."""
-        self._outbox: set[str] = set()
-        self._wake = asyncio.Event()
+        self._unsent: set[str] = set()
+        self._has_unsent = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
         self._listening = asyncio.Event()
@@ -85,27 +85,29 @@ class PostgresNotifier:
         digests = [digest(topic) for topic in topics]
         self._local.publish(digests)
         if self._tasks and self.others:
-            self._outbox.update(digests)
+            self._unsent.update(digests)
             self._sent.clear()
-            self._wake.set()
+            self._has_unsent.set()
 
     def subscribe(self, *topics: str) -> Subscription:
         return self._local.subscribe(*[digest(topic) for topic in topics])
 
-    def nobody_else(self) -> None:
+    def mark_alone(self) -> None:
         """Stop sending until another process is heard from: the cluster's members show no other listener."""
-        if not self._deaf and self._clock.steady_ns() - self._heard_ns > _QUIET_NS:
+        if not self._cannot_listen and self._clock.steady_ns() - self._received_ns > _QUIET_NS:
             self.others = False
 
-    def wake_everybody(self) -> None:
+    def wake_all(self) -> None:
         """Wake every waiter of this process to check the store, because notifications may have been lost."""
         self._local.publish(list(self._local.audience), remote=True)
 
     async def start(self) -> None:
         """Connect in the background; return once it listens, or after a few seconds without."""
         self._tasks = [
-            asyncio.create_task(self._keep("hints heard", self._listen_url, self._listen), name="postgres-listen"),
-            asyncio.create_task(self._keep("hints sent", self._url, self._send), name="postgres-notify"),
+            asyncio.create_task(
+                self._keep("notifications received", self._listen_url, self._listen), name="postgres-listen"
+            ),
+            asyncio.create_task(self._keep("notifications sent", self._url, self._send), name="postgres-notify"),
         ]
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -133,7 +135,7 @@ class PostgresNotifier:
                 conninfo(url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
             )
             async with connection:
-                await ask(connection)
+                await ping(connection)
                 loop.succeeded()
                 await work(connection)
 
@@ -141,30 +143,30 @@ class PostgresNotifier:
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
         await connection.execute(f'LISTEN "{self._channel}"'.encode())
-        if await is_pooled(connection) and not await self._is_heard(connection):
+        if await is_pooled(connection) and not await self._receives_notifications(connection):
             await self._recheck()
         await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, f"{self._me} {digest(HELLO_TOPIC)}"))
         # Notifications sent before LISTEN took effect were missed.
-        self.wake_everybody()
+        self.wake_all()
         self._listening.set()
         while True:
-            async for notification in connection.notifies(timeout=LOOK_S):
+            async for notification in connection.notifies(timeout=CHECK_S):
                 sender, _, digests = notification.payload.partition(" ")
                 if sender != self._me:
                     self.others = True
-                    self._heard_ns = self._clock.steady_ns()
+                    self._received_ns = self._clock.steady_ns()
                     self._local.publish(digests.split(" "), remote=True)
             # The silence may be that of a connection whose other end is gone.
-            await ask(connection)
+            await ping(connection)
 
-    async def _is_heard(self, connection: AsyncConnection[Any]) -> bool:
+    async def _receives_notifications(self, connection: AsyncConnection[Any]) -> bool:
         """Return whether a notification sent on another connection arrives on this one: a pooler may pool sessions."""
         hello = f"{self._me} {digest(HELLO_TOPIC)}"
         async with await AsyncConnection.connect(
             conninfo(self._listen_url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
         ) as other:
             await other.execute("SELECT pg_notify(%s, %s)", (self._channel, hello))
-            async for notification in connection.notifies(timeout=_HEARD_S):
+            async for notification in connection.notifies(timeout=_RECEIVE_S):
                 if notification.payload == hello:
                     return True
         await connection.execute("UNLISTEN *")
@@ -176,31 +178,31 @@ class PostgresNotifier:
             "waiting calls check the store every %g s (faster: --database-listen-url with the database's own address)",
             RECHECK_S,
         )
-        self._deaf = self.others = True
+        self._cannot_listen = self.others = True
         self._listening.set()
         while True:
-            self.wake_everybody()
+            self.wake_all()
             await self._clock.sleep(RECHECK_S)
 
     async def _send(self, connection: AsyncConnection[Any]) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch, self._outbox = self._outbox, set()
+            await self._has_unsent.wait()
+            self._has_unsent.clear()
+            batch, self._unsent = self._unsent, set()
             try:
                 for payload in payloads(self._me, batch):
                     with answers_within(SILENT_S, connection):
                         await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
             except BaseException:
                 # Send them on the next connection: a repeated notification only causes an unnecessary check.
-                self._outbox |= batch
-                self._wake.set()
+                self._unsent |= batch
+                self._has_unsent.set()
                 raise
-            if not self._outbox:
+            if not self._unsent:
                 self._sent.set()
 
 
-async def ask(connection: AsyncConnection[Any]) -> None:
+async def ping(connection: AsyncConnection[Any]) -> None:
     """Make a round trip. Raise OperationalError when the server does not answer."""
     with answers_within(SILENT_S, connection):
         await connection.execute("SELECT 1")

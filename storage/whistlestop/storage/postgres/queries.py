@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.notify import query_topic
 from whistlestop.storage.limits import check_chunked
-from whistlestop.storage.outreach import task_topics
+from whistlestop.storage.notifications import task_topics
 from whistlestop.storage.postgres.base import PostgresBase, split
 from whistlestop.storage.postgres.statement import Statement
 from whistlestop.storage.postgres.transition import (
@@ -15,7 +15,7 @@ from whistlestop.storage.postgres.transition import (
     SET_CHUNK,
     TASK,
     TASK_TYPES,
-    reach,
+    notify,
     set_answer,
     task_row,
 )
@@ -63,11 +63,11 @@ class PostgresQueries(PostgresBase):
             rows = [("query", query.query_id, part, piece) for part, piece in enumerate(more, 1)]
             statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)
         select = "SELECT 1"
-        if self.outreach is not None and task is not None:
-            select += reach(statement, self.outreach, (task,), task_topics((task,)))
+        if self.notifications is not None and task is not None:
+            select += notify(statement, self.notifications, (task,), task_topics((task,)))
         rows_found = await self._all(statement.text(select).decode(), statement.parameters, read=False)
-        if self.outreach is not None and self.outreach.wake is not None and task is not None:
-            self._tell(rows_found[0][-1])
+        if self.notifications is not None and self.notifications.notify_workers is not None and task is not None:
+            self._notify_workers(rows_found[0][-1])
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
         row = await self._one(f"{_QUERY} WHERE query_id = $1", (query_id,))
@@ -91,8 +91,8 @@ class PostgresQueries(PostgresBase):
             rows = [("answer", query_id, part, piece) for part, piece in enumerate(more, 1)]
             statement.insert("k", CHUNK, CHUNK_TYPES, rows, SET_CHUNK)
         select = "SELECT 1"
-        if self.outreach is not None:
-            select += reach(statement, self.outreach, (), (query_topic(query_id),))
+        if self.notifications is not None:
+            select += notify(statement, self.notifications, (), (query_topic(query_id),))
         sql = statement.text(f"{select} FROM ok").decode()
         rows_found = await self._all(sql, statement.parameters, read=False)
         return len(rows_found) == 1

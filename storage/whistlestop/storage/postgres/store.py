@@ -55,7 +55,7 @@ class PostgresStore(
         self._prepare = prepare
 
     async def open(self) -> None:
-        pooled = await try_connection(self.url, self._password, ask=self._prepare is None)
+        pooled = await try_connection(self.url, self._password, check_pooler=self._prepare is None)
         prepare = not pooled if self._prepare is None else self._prepare
         pool = create_pool(self.url, self._pool_size, prepare=prepare, password=self._password)
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
-from whistlestop.storage.outreach import tasks_of, topics_of, wake_keys
+from whistlestop.storage.notifications import notification_queue_keys, tasks_of, topics_of
 from whistlestop.storage.postgres.base import memo_in_chunks, split
 from whistlestop.storage.postgres.connection import CHUNK_BYTES
 from whistlestop.storage.postgres.notify import CHANNEL, digest, payloads
@@ -26,7 +26,7 @@ from whistlestop.storage.records import CurrentExecution
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from whistlestop.storage.outreach import Outreach
+    from whistlestop.storage.notifications import Notifications
     from whistlestop.storage.records import (
         CurrentWrite,
         ExecutionKey,
@@ -75,10 +75,10 @@ SET_TIMER = (
     "ON CONFLICT (namespace_id, run_id, workflow_id, kind) DO UPDATE SET fire_at_ns = excluded.fire_at_ns,"
     " shard_id = excluded.shard_id, data = excluded.data"
 )
-_TRANSFER = (
+_TRANSFER_TASK = (
     "transfer_tasks (shard_id, task_id, namespace_id, workflow_id, run_id, kind, visible_at_ns, attempt, parts, data)"
 )
-_TRANSFER_TYPES = ("bigint", "bigint", "text", "text", "text", "text", "bigint", "bigint", "bigint", "bytea")
+_TRANSFER_TASK_TYPES = ("bigint", "bigint", "text", "text", "text", "text", "bigint", "bigint", "bigint", "bytea")
 CHUNK = "chunks (kind, owner, part, data)"
 CHUNK_TYPES = ("text", "text", "bigint", "bytea")
 SET_CHUNK = "ON CONFLICT (kind, owner, part) DO UPDATE SET data = excluded.data"
@@ -105,8 +105,8 @@ class Prepared:
     transition: Transition
     locked: bool
     """Whether the row holds, after the verdict, what was found of each execution and current row."""
-    wakes: bool = False
-    """Whether the row ends with the names of wake queues."""
+    notifies_workers: bool = False
+    """Whether the row ends with the names of notification queues."""
 
     def verdict(self, row: Sequence[Any]) -> VersionConflict | CurrentConflict | None:
         """Return None when everything was written; otherwise the conflict of the condition that failed.
@@ -130,7 +130,7 @@ class Prepared:
         raise StorageError("a transition was refused though its conditions held")
 
 
-def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepared:
+def prepare(transition: Transition, notifications: Notifications | None = None) -> Prepared:
     """Return the statement of a transition. Raise StorageError when it writes a run twice."""
     writes = transition.writes
     statement = Statement()
@@ -150,28 +150,30 @@ def prepare(transition: Transition, outreach: Outreach | None = None) -> Prepare
         locked = True
     for n, write in enumerate(writes):
         _belongings(statement, n, write, chunks)
-    _transfers_done(statement, transition.transfers_done)
+    _delete_transfer_tasks(statement, transition.transfer_tasks_done)
     _answers(statement, transition.answers)
     if chunks:
         statement.insert("chunk", CHUNK, CHUNK_TYPES, chunks, SET_CHUNK)
-    if outreach is None:
+    if notifications is None:
         return Prepared(statement.text(select), statement.parameters, transition, locked)
     tasks = tasks_of(transition)
-    select += reach(statement, outreach, tasks, topics_of(transition))
-    wakes = outreach.wake is not None and bool(tasks)
-    return Prepared(statement.text(select), statement.parameters, transition, locked, wakes)
+    select += notify(statement, notifications, tasks, topics_of(transition))
+    notifies_workers = notifications.notify_workers is not None and bool(tasks)
+    return Prepared(statement.text(select), statement.parameters, transition, locked, notifies_workers)
 
 
-def reach(statement: Statement, outreach: Outreach, tasks: Sequence[MatchingTask], topics: Sequence[str]) -> str:
-    """Return what else to select from `ok`: a notification of servers, and last the wake queues of the tasks."""
+def notify(
+    statement: Statement, notifications: Notifications, tasks: Sequence[MatchingTask], topics: Sequence[str]
+) -> str:
+    """Return what else to select from `ok`: a notification of servers, and last the tasks' notification queues."""
     select = ""
-    if outreach.sender and topics:
+    if notifications.sender and topics:
         # What does not fit into one payload is found by the servers' periodic checks.
-        payload = payloads(outreach.sender, dict.fromkeys(map(digest, topics)))[0]
+        payload = payloads(notifications.sender, dict.fromkeys(map(digest, topics)))[0]
         channel, text = statement.add(CHANNEL, payload).split(", ")
         select += f", (SELECT pg_notify({channel}, {text}) FROM ok WHERE {_SERVERS})"
-    if tasks and outreach.wake is not None:
-        places = ", ".join(f"({statement.add(*key)})" for key in wake_keys(tasks))
+    if tasks and notifications.notify_workers is not None:
+        places = ", ".join(f"({statement.add(*key)})" for key in notification_queue_keys(tasks))
         now = statement.add(max(task.created_ns for task in tasks))
         select += (
             ", (SELECT array_agg(DISTINCT identity) FROM task_queue_pollers"
@@ -341,8 +343,8 @@ def _belongings(statement: Statement, n: int, write: ExecutionWrite, chunks: lis
     if write.visibility is not None:
         row = visibility_row(write.visibility, chunks)
         statement.insert(f"v{n}", _VISIBILITY, _VISIBILITY_TYPES, [row], _SET_VISIBILITY)
-    if write.transfers_added:
-        _transfers_added(statement, n, write.transfers_added, chunks)
+    if write.transfer_tasks_added:
+        _add_transfer_tasks(statement, n, write.transfer_tasks_added, chunks)
     forks = [(namespace_id, f.branch_id, run_id, f.first_event_id, f.next_event_id) for f in write.forked_from]
     if branch_id != run_id and not write.expected_version:
         forks.append((namespace_id, branch_id, run_id, 0, 0))
@@ -350,32 +352,32 @@ def _belongings(statement: Statement, n: int, write: ExecutionWrite, chunks: lis
         statement.insert(f"f{n}", _FORK, _FORK_TYPES, forks)
 
 
-def _transfers_added(
-    statement: Statement, n: int, transfers: Sequence[TransferTask], chunks: list[tuple[str, str, int, bytes]]
+def _add_transfer_tasks(
+    statement: Statement, n: int, tasks: Sequence[TransferTask], chunks: list[tuple[str, str, int, bytes]]
 ) -> None:
     rows = []
-    for transfer in transfers:
-        data, more = split(transfer.data)
-        owner = transfer_owner(transfer)
+    for task in tasks:
+        data, more = split(task.data)
+        owner = transfer_task_owner(task)
         chunks += [("transfer", owner, part, piece) for part, piece in enumerate(more, 1)]
-        key = transfer.key
+        key = task.key
         rows.append(
             (
-                transfer.slot, transfer.task_id, key.namespace_id, key.workflow_id, key.run_id, transfer.kind,
-                transfer.visible_at_ns, transfer.attempt, len(more), data,
+                task.slot, task.task_id, key.namespace_id, key.workflow_id, key.run_id, task.kind,
+                task.visible_at_ns, task.attempt, len(more), data,
             )
         )  # fmt: skip
-    statement.insert(f"o{n}", _TRANSFER, _TRANSFER_TYPES, rows)
+    statement.insert(f"o{n}", _TRANSFER_TASK, _TRANSFER_TASK_TYPES, rows)
 
 
-def _transfers_done(statement: Statement, transfers: Sequence[TransferTask]) -> None:
-    for n, transfer in enumerate(transfers):
-        slot, task_id = statement.add(transfer.slot, transfer.task_id).split(", ")
+def _delete_transfer_tasks(statement: Statement, tasks: Sequence[TransferTask]) -> None:
+    for n, task in enumerate(tasks):
+        slot, task_id = statement.add(task.slot, task.task_id).split(", ")
         statement.expression(
             f"e{n}", f"DELETE FROM transfer_tasks WHERE shard_id = {slot} AND task_id = {task_id} AND {_OK}"
         )
-        if len(transfer.data) > CHUNK_BYTES:
-            owner = statement.add(transfer_owner(transfer))
+        if len(task.data) > CHUNK_BYTES:
+            owner = statement.add(transfer_task_owner(task))
             statement.expression(f"k{n}", f"DELETE FROM chunks WHERE kind = 'transfer' AND owner = {owner} AND {_OK}")
 
 
@@ -415,9 +417,9 @@ def node_owner(namespace_id: str, branch_id: str, node_id: int) -> str:
     return f"{namespace_id}/{branch_id}/{node_id}"
 
 
-def transfer_owner(transfer: TransferTask) -> str:
+def transfer_task_owner(task: TransferTask) -> str:
     """Return the owner of a transfer task's chunks."""
-    return f"{transfer.slot}/{transfer.task_id}"
+    return f"{task.slot}/{task.task_id}"
 
 
 def _current_row(row: CurrentExecution) -> tuple[Any, ...]:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
-    from whistlestop.storage.outreach import Outreach
+    from whistlestop.storage.notifications import Notifications
 
 T = TypeVar("T")
 
 SLOW_THREADS = 2
-LONGEST_HOLD_S = 5.0
-WATCHED_OPERATIONS = 50_000
+MAX_STALL_S = 5.0
+OPERATIONS_PER_CHECK = 50_000
 """Steps of SQLite's virtual machine after which a long read checks whether its result is still wanted."""
 
 INLINE_OPERATIONS = 100_000
@@ -49,12 +49,12 @@ class SqliteBase:
     """Connections for long reads, one for each of their threads."""
     _slow_threads: ThreadPoolExecutor | None = None
     _writer: Writer | None = None
-    outreach: Outreach | None = None
+    notifications: Notifications | None = None
     """Set in functions only."""
 
-    def _tell(self, wake_queues: Sequence[str]) -> None:
-        if self.outreach is not None and self.outreach.wake is not None and wake_queues:
-            self.outreach.wake(wake_queues)
+    def _notify_workers(self, notification_queues: Sequence[str]) -> None:
+        if self.notifications is not None and self.notifications.notify_workers is not None and notification_queues:
+            self.notifications.notify_workers(notification_queues)
 
     def _all(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         if self._reader is None:
@@ -104,13 +104,13 @@ class SqliteBase:
         """Run a long read on one of the connections that are reserved for it.
 
         A database in memory has only one connection, where a long read holds up all others: there it runs on the event
-        loop, but not longer than LONGEST_HOLD_S. Raise TimedOut after `within_s` seconds.
+        loop, but not longer than MAX_STALL_S. Raise TimedOut after `within_s` seconds.
         """
         slow, threads = self._slow, self._slow_threads
         if slow is None:
             raise Unavailable("the store is not open")
         if threads is None:
-            within_s = None if within_s is None else min(within_s, LONGEST_HOLD_S)
+            within_s = None if within_s is None else min(within_s, MAX_STALL_S)
         watch = _Watch(within_s)
 
         def run() -> T:
@@ -166,13 +166,13 @@ class _Watch:
         return self._stopped or (self._ends_s is not None and time.monotonic() > self._ends_s)
 
     def read(self, db: sqlite3.Connection, read: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `read`, checking every WATCHED_OPERATIONS steps whether to go on.
+        """Run `read`, checking every OPERATIONS_PER_CHECK steps whether to go on.
 
         Raise sqlite3.OperationalError if not.
         """
         if self.is_over:
             raise sqlite3.OperationalError("interrupted")
-        db.set_progress_handler(lambda: self.is_over, WATCHED_OPERATIONS)
+        db.set_progress_handler(lambda: self.is_over, OPERATIONS_PER_CHECK)
         try:
             return read(db)
         finally:

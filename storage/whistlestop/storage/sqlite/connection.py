@@ -32,7 +32,7 @@ _PRAGMAS = {
 }
 
 
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     (
         sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
@@ -110,6 +110,6 @@ def translate(error: Exception) -> StorageError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
     if code == sqlite3.SQLITE_TOOBIG or (code == sqlite3.SQLITE_ERROR and "malformed JSON" in text):
         return Refused(f"a value that the database does not hold ({text})")
-    if code in _PASSING:
+    if code in _TRANSIENT:
         return Unavailable(f"the database did not run the statement: {text}")
     return PermanentError(f"the database refused the statement: {text}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.storage.admin import SHARED_BRANCHES
 from whistlestop.storage.limits import check_transition
-from whistlestop.storage.outreach import tasks_of
+from whistlestop.storage.notifications import tasks_of
 from whistlestop.storage.records import (
     BranchRange,
     CurrentExecution,
@@ -17,7 +17,7 @@ from whistlestop.storage.records import (
     own_branch,
 )
 from whistlestop.storage.sqlite.base import SqliteBase
-from whistlestop.storage.sqlite.transition import SELECT_CURRENT, apply_transition, wake_queues
+from whistlestop.storage.sqlite.transition import SELECT_CURRENT, apply_transition, notification_queues
 
 if TYPE_CHECKING:
     import sqlite3
@@ -58,7 +58,9 @@ class SqliteExecutions(SqliteBase):
 
     async def commit(self, transition: Transition) -> None:
         check_transition(transition)
-        self._tell(await self._write(partial(_commit, transition, reaches=self.outreach is not None)))
+        self._notify_workers(
+            await self._write(partial(_commit, transition, notifies_workers=self.notifications is not None))
+        )
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
         row = self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))
@@ -110,9 +112,9 @@ class SqliteExecutions(SqliteBase):
         await self._write(partial(_delete, key))
 
 
-def _commit(transition: Transition, cursor: sqlite3.Cursor, *, reaches: bool) -> list[str]:
+def _commit(transition: Transition, cursor: sqlite3.Cursor, *, notifies_workers: bool) -> list[str]:
     apply_transition(cursor, transition)
-    return wake_queues(cursor, tasks_of(transition)) if reaches else []
+    return notification_queues(cursor, tasks_of(transition)) if notifies_workers else []
 
 
 def _delete(key: ExecutionKey, cursor: sqlite3.Cursor) -> None:

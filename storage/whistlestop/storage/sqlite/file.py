@@ -39,7 +39,7 @@ _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _HEADER_BYTES = 100
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _INDEX_HEADER_BYTES = 20
-_LOOKS = 10
+_ATTEMPTS = 10
 """Attempts at checking a file that other processes change meanwhile."""
 _BACKUP = "use a copy made by `whistlestop db backup`, or one of the file and its -wal made while no server ran"
 
@@ -64,12 +64,12 @@ def check(path: str) -> None:
     other or delete the WAL. So a refusal counts only if the file's header is the same before and after the check.
     """
     real = os.path.realpath(path)
-    for looks_left in reversed(range(_LOOKS)):
+    for attempts_left in reversed(range(_ATTEMPTS)):
         before = _first_bytes(real)
         try:
             _check(path, real)
         except CannotOpen:
-            if not looks_left or _first_bytes(real) == before:
+            if not attempts_left or _first_bytes(real) == before:
                 raise
         else:
             return
@@ -265,7 +265,7 @@ class Identity:
             return None
         return found.st_dev, found.st_ino
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Return a message when the file was moved, deleted or replaced; empty while it is in its place."""
         now = self._now()
         if now == self._opened:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.storage.limits import check_chunked
 from whistlestop.storage.records import ExecutionKey, QueryRecord
 from whistlestop.storage.sqlite.base import SqliteBase
-from whistlestop.storage.sqlite.transition import ANSWER_QUERY, INSERT_TASK, task_row, wake_queues
+from whistlestop.storage.sqlite.transition import ANSWER_QUERY, INSERT_TASK, notification_queues, task_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -45,9 +45,9 @@ class SqliteQueries(SqliteBase):
             if task is None:
                 return []
             cursor.execute(INSERT_TASK, task_row(task))
-            return wake_queues(cursor, (task,)) if self.outreach is not None else []
+            return notification_queues(cursor, (task,)) if self.notifications is not None else []
 
-        self._tell(await self._write(run))
+        self._notify_workers(await self._write(run))
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
         row = self._one(f"{_QUERY} WHERE query_id = ?", (query_id,))

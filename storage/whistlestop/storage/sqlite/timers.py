@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.storage.limits import check_value
 from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
 from whistlestop.storage.sqlite.base import SqliteBase
-from whistlestop.storage.sqlite.transition import DELETE_TRANSFER, PUT_TIMER, timer_row
+from whistlestop.storage.sqlite.transition import DELETE_TRANSFER_TASK, PUT_TIMER, timer_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 # Only the index timer_tasks_due is read, in its order.
 _TIMERS = "SELECT kind, shard_id, namespace_id, workflow_id, run_id, fire_at_ns, data FROM timer_tasks"
 _IN_RANGE = "AND shard_id >= ? AND shard_id < ? ORDER BY fire_at_ns, shard_id LIMIT ?"
-_ANYTHING_DUE = (
+_HAS_EXPIRED_ROWS = (
     "SELECT EXISTS (SELECT 1 FROM timer_tasks WHERE fire_at_ns <= ?)"
     " OR EXISTS (SELECT 1 FROM transfer_tasks WHERE visible_at_ns <= ?)"
 )
-_DUE_TIMERS = f"{_TIMERS} WHERE fire_at_ns <= ? {_IN_RANGE}"
+_SCAN_TIMERS = f"{_TIMERS} WHERE fire_at_ns <= ? {_IN_RANGE}"
 _NEXT_TIMERS = f"{_TIMERS} WHERE fire_at_ns > ? {_IN_RANGE}"
 _DELETE_TIMER = (
     "DELETE FROM timer_tasks WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = ? AND fire_at_ns = ?"
@@ -30,7 +30,7 @@ _POSTPONE_TIMER = (
     " WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = ? AND fire_at_ns = ?"
 )
 # `+` keeps the planner off the primary key: it would sort all waiting rows instead of reading the first in order.
-_DUE_TRANSFERS = (
+_SCAN_TRANSFER_TASKS = (
     "SELECT shard_id, task_id, namespace_id, workflow_id, run_id, kind, data, visible_at_ns, attempt"
     " FROM transfer_tasks WHERE visible_at_ns <= ? AND +shard_id >= ? AND +shard_id < ?"
     " ORDER BY visible_at_ns, task_id LIMIT ?"
@@ -41,11 +41,11 @@ _POSTPONE = "UPDATE transfer_tasks SET visible_at_ns = ?, attempt = ? WHERE shar
 class SqliteTimers(SqliteBase):
     """See whistlestop.storage.interface.TimerStore."""
 
-    async def due_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
-        return [_timer(row) for row in self._all(_DUE_TIMERS, (now_ns, first_slot, next_slot, limit))]
+    async def scan_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
+        return [_timer(row) for row in self._all(_SCAN_TIMERS, (now_ns, first_slot, next_slot, limit))]
 
-    async def anything_due(self, timers_ns: int, transfers_ns: int) -> bool:
-        return bool(self._one(_ANYTHING_DUE, (timers_ns, transfers_ns))[0])
+    async def has_expired_rows(self, timers_ns: int, transfer_tasks_ns: int) -> bool:
+        return bool(self._one(_HAS_EXPIRED_ROWS, (timers_ns, transfer_tasks_ns))[0])
 
     async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
         return [_timer(row) for row in self._all(_NEXT_TIMERS, (after_ns, first_slot, next_slot, limit))]
@@ -68,14 +68,14 @@ class SqliteTimers(SqliteBase):
 
         return await self._write(run)
 
-    async def due_transfers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
-        rows = self._all(_DUE_TRANSFERS, (now_ns, first_slot, next_slot, limit))
+    async def scan_transfer_tasks(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
+        rows = self._all(_SCAN_TRANSFER_TASKS, (now_ns, first_slot, next_slot, limit))
         return [TransferTask(row[0], row[1], ExecutionKey(*row[2:5]), *row[5:]) for row in rows]
 
-    async def delete_transfer(self, task: TransferTask) -> None:
-        await self._run(DELETE_TRANSFER, (task.slot, task.task_id))
+    async def delete_transfer_task(self, task: TransferTask) -> None:
+        await self._run(DELETE_TRANSFER_TASK, (task.slot, task.task_id))
 
-    async def postpone_transfer(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
+    async def postpone_transfer_task(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
         await self._run(_POSTPONE, (visible_at_ns, attempt, task.slot, task.task_id))
 
     async def _run(self, sql: str, parameters: Sequence[Any]) -> None:

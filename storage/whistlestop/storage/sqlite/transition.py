@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whistlestop.storage.errors import CurrentConflict, StorageError, VersionConflict
-from whistlestop.storage.outreach import wake_keys
+from whistlestop.storage.notifications import notification_queue_keys
 from whistlestop.storage.records import CurrentExecution
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ PUT_TIMER = (
 _DELETE_TIMER = (
     "DELETE FROM timer_tasks WHERE namespace_id = ? AND run_id = ? AND workflow_id = ? AND kind = 'execution'"
 )
-_INSERT_TRANSFER = (
+_INSERT_TRANSFER_TASK = (
     "INSERT INTO transfer_tasks (shard_id, task_id, namespace_id, workflow_id, run_id, kind, visible_at_ns,"
     " attempt, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_SELECT_WAKE_QUEUES = (
+_SELECT_NOTIFICATION_QUEUES = (
     "SELECT identity FROM task_queue_pollers WHERE namespace_id = ? AND task_queue = ? AND task_type = ?"
     " AND expires_ns > ?"
 )
@@ -76,7 +76,7 @@ ANSWER_QUERY = (
     "UPDATE queries SET answer = ? WHERE query_id = ? AND namespace_id = ? AND workflow_id = ? AND run_id = ?"
     " AND answer IS NULL"
 )
-DELETE_TRANSFER = "DELETE FROM transfer_tasks WHERE shard_id = ? AND task_id = ?"
+DELETE_TRANSFER_TASK = "DELETE FROM transfer_tasks WHERE shard_id = ? AND task_id = ?"
 
 VISIBILITY_COLUMNS = (
     "namespace_id", "workflow_id", "run_id", "workflow_type_name", "task_queue", "status", "start_time",
@@ -110,17 +110,17 @@ def apply_transition(cursor: sqlite3.Cursor, transition: Transition) -> None:
             _check_current(cursor, write.current)
     for write in writes:
         _put(cursor, write)
-    for transfer in transition.transfers_done:
-        cursor.execute(DELETE_TRANSFER, (transfer.slot, transfer.task_id))
+    for transfer_task in transition.transfer_tasks_done:
+        cursor.execute(DELETE_TRANSFER_TASK, (transfer_task.slot, transfer_task.task_id))
     for query_id, key, answer in transition.answers:
         cursor.execute(ANSWER_QUERY, (answer, query_id, key.namespace_id, key.workflow_id, key.run_id))
 
 
-def wake_queues(cursor: sqlite3.Cursor, tasks: Sequence[MatchingTask]) -> list[str]:
-    """Return the wake queues that wait for these tasks, as of the tasks' creation."""
+def notification_queues(cursor: sqlite3.Cursor, tasks: Sequence[MatchingTask]) -> list[str]:
+    """Return the notification queues that wait for these tasks, as of the tasks' creation."""
     found: set[str] = set()
-    for key in wake_keys(tasks):
-        rows = cursor.execute(_SELECT_WAKE_QUEUES, (*key, max(task.created_ns for task in tasks)))
+    for key in notification_queue_keys(tasks):
+        rows = cursor.execute(_SELECT_NOTIFICATION_QUEUES, (*key, max(task.created_ns for task in tasks)))
         found.update(name for (name,) in rows)
     return sorted(found)
 
@@ -182,7 +182,7 @@ def _put(cursor: sqlite3.Cursor, write: ExecutionWrite) -> None:
         _put_current(cursor, write.current.current)
     if write.visibility is not None:
         cursor.execute(_PUT_VISIBILITY, visibility_row(write.visibility))
-    if write.retention_timer is not None or write.transfers_added or write.forked_from:
+    if write.retention_timer is not None or write.transfer_tasks_added or write.forked_from:
         _put_rare(cursor, write)
 
 
@@ -199,13 +199,13 @@ def _put_current(cursor: sqlite3.Cursor, row: CurrentExecution) -> None:
 def _put_rare(cursor: sqlite3.Cursor, write: ExecutionWrite) -> None:
     if write.retention_timer is not None:
         cursor.execute(PUT_TIMER, timer_row(write.retention_timer))
-    for transfer in write.transfers_added:
-        source = transfer.key
+    for transfer_task in write.transfer_tasks_added:
+        source = transfer_task.key
         cursor.execute(
-            _INSERT_TRANSFER,
+            _INSERT_TRANSFER_TASK,
             (
-                transfer.slot, transfer.task_id, source.namespace_id, source.workflow_id, source.run_id,
-                transfer.kind, transfer.visible_at_ns, transfer.attempt, transfer.data,
+                transfer_task.slot, transfer_task.task_id, source.namespace_id, source.workflow_id, source.run_id,
+                transfer_task.kind, transfer_task.visible_at_ns, transfer_task.attempt, transfer_task.data,
             ),
         )  # fmt: skip
     for fork in write.forked_from:

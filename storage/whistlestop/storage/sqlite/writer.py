@@ -37,7 +37,7 @@ CHECKPOINT_S = 10.0
 CHECKPOINT_FRAMES = 4000
 """Pages in the WAL that cause an earlier checkpoint under load, so that the WAL stays small."""
 
-LOOK_AT_WAL = 128
+JOBS_PER_WAL_CHECK = 128
 """Jobs between two checks of the WAL's size."""
 
 GROUP_LIMIT = 128
@@ -116,7 +116,7 @@ class GroupWriter:
         self._db = db
         self._path = os.path.realpath(path)
         self._identity = file.Identity(path)
-        self._seal_due = True
+        self._seal_pending = True
         """True before the first group as well, so that the file says that it is in use."""
         self._sealing: asyncio.TimerHandle | None = None
         self._cursor = db.cursor()
@@ -132,7 +132,7 @@ class GroupWriter:
         self._thread.start()
         self.groups = 0
         """Commits so far; fewer than jobs when groups form."""
-        self._unlooked = 0
+        self._jobs_since_check = 0
         """Jobs since the WAL's size was checked."""
 
     async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
@@ -147,21 +147,21 @@ class GroupWriter:
 
     def _schedule(self) -> None:
         # By call_soon, so that everything that is ready in this turn of the loop gets into the group.
-        if (self._pending or self._seal_due) and not self._busy and not self._scheduled:
+        if (self._pending or self._seal_pending) and not self._busy and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._start_group)
 
     def _start_group(self) -> None:
         self._scheduled = False
-        if self._seal_due:
-            self._seal_due = False
+        if self._seal_pending:
+            self._seal_pending = False
             self._busy = True
             self._work.put(self._seal)
             return
         jobs, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
         # Not on the writer thread: each system call there releases the interpreter lock and waits to get it back.
-        if trouble := self._identity.trouble():
-            self._finish(jobs, PermanentError(trouble))
+        if problem := self._identity.problem():
+            self._finish(jobs, PermanentError(problem))
             return
         try:
             run_group(self._db, self._cursor, jobs)
@@ -190,7 +190,7 @@ class GroupWriter:
 
     def _seal(self) -> None:
         try:
-            if not self._identity.trouble():
+            if not self._identity.problem():
                 file.seal(self._db)
         except sqlite3.Error as failure:  # the next checkpoint will do it
             log.warning("a checkpoint failed: %s", failure)
@@ -200,7 +200,7 @@ class GroupWriter:
 
     def _finish(self, jobs: list[_Job], error: StorageError | None) -> None:
         self.groups += 1
-        self._unlooked += len(jobs)
+        self._jobs_since_check += len(jobs)
         if error is not None and self._db.in_transaction:
             with contextlib.suppress(sqlite3.Error):  # then the next group cannot begin, and says so
                 self._db.execute("ROLLBACK")
@@ -208,21 +208,21 @@ class GroupWriter:
             job.settle(error)
         if self._sealing is None:
             self._sealing = self._loop.call_later(CHECKPOINT_S, self._seal_soon)
-        elif self._unlooked >= LOOK_AT_WAL:
-            self._unlooked = 0
+        elif self._jobs_since_check >= JOBS_PER_WAL_CHECK:
+            self._jobs_since_check = 0
             if file.frames_in_wal(self._path) > CHECKPOINT_FRAMES:
-                self._seal_due = True
+                self._seal_pending = True
         self._next()
 
     def _seal_soon(self) -> None:
         self._sealing = None
-        self._seal_due = True
+        self._seal_pending = True
         self._idle.clear()
         self._schedule()
 
     def _next(self) -> None:
         self._busy = False
-        if self._pending or self._seal_due:
+        if self._pending or self._seal_pending:
             self._schedule()
         else:
             self._idle.set()

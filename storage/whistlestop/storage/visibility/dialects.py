@@ -92,9 +92,9 @@ class SqliteDialect:
     def has_any(self, attribute: Attribute, values: tuple[str, ...]) -> Fragment:
         path = _path(attribute.name)
         wanted = ", ".join("?" * len(values))
-        held = f"SELECT 1 FROM json_each(search_attributes, ?) AS item WHERE item.value IN ({wanted})"  # noqa: S608  marks
+        matching = f"SELECT 1 FROM json_each(search_attributes, ?) AS item WHERE item.value IN ({wanted})"  # noqa: S608  marks
         is_list = "COALESCE(json_type(search_attributes, ?) = 'array', 0)"
-        return f"({is_list} AND EXISTS ({held}))", [path, path, *values]
+        return f"({is_list} AND EXISTS ({matching}))", [path, path, *values]
 
     def has_word(self, attribute: Attribute, term: str) -> Fragment:
         path = _path(TEXT_WORDS_PREFIX + attribute.name)
@@ -147,9 +147,9 @@ class PostgresDialect:
         parameters: list[Parameter] = [attribute.name]
         for value in values:
             parameters += [attribute.name, value]
-        any_held = " OR ".join([one] * len(values))
+        any_matches = " OR ".join([one] * len(values))
         is_list = f"jsonb_typeof({self._OBJECT} -> %s::text) = 'array'"
-        return f"COALESCE({is_list} AND ({any_held}), FALSE)", parameters
+        return f"COALESCE({is_list} AND ({any_matches}), FALSE)", parameters
 
     def has_word(self, attribute: Attribute, term: str) -> Fragment:
         name = TEXT_WORDS_PREFIX + attribute.name

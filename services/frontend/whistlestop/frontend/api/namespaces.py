@@ -28,7 +28,7 @@ from whistlestop.common.proto.namespace_pb2 import NamespaceData
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
 from whistlestop.frontend.api.capabilities import namespace_capabilities, namespace_limits
 from whistlestop.net.tasks.loops import Loop
-from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_passing
+from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_transient
 from whistlestop.storage.namespaces import read
 from whistlestop.storage.records import NamespaceRecord, QueueMessage
 
@@ -310,7 +310,7 @@ async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
         try:
             deleted, due_ns = await _delete_some(frontend, message, limit - done)
         except Exception as error:
-            if isinstance(error, StorageError) and is_passing(error):
+            if isinstance(error, StorageError) and is_transient(error):
                 raise
             # Go on with the others; the next round tries this one again.
             await frontend.aside.seen("queue", (message.queue_name, str(message.message_id)), error)

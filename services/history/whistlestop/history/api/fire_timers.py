@@ -27,7 +27,7 @@ async def fire_timers(service: History, request: internal_pb2.FireDueRequest, co
     limit = request.limit or PAGE
     began_ns = service.clock.now_ns()
     timers = transfers = 0
-    if await service.store.anything_due(began_ns, began_ns - OUTBOX_GRACE_NS):
+    if await service.store.has_expired_rows(began_ns, began_ns - OUTBOX_GRACE_NS):
         timers = await service.timers.fire_page(limit)
         transfers = await service.transfers.sweep_once(limit, OUTBOX_GRACE_NS)
         await service.transfers.drain(context.deadline_ns)

@@ -428,7 +428,7 @@ class Engine:
         is_long = sum(len(each.batch) for each in runs) > MANY_EVENTS
         writes = await off_loop(_writes, runs) if is_long else _writes(runs)
         answers = tuple((query_id, each.key, data) for each in runs for query_id, data in each.answers)
-        transition = Transition(writes, transfers_done=() if done is None else (done,), answers=answers)
+        transition = Transition(writes, transfer_tasks_done=() if done is None else (done,), answers=answers)
         self.writing += 1
         # A caller that is cancelled must not interrupt between the commit and what follows it.
         if self.store.defers_cancellation:
@@ -489,7 +489,7 @@ class Engine:
     def _committed(self, run: Run, write: ExecutionWrite) -> None:
         """Cache the new state after a commit, and notify waiters."""
         self._changes += 1
-        if self.aside.knows("executions", (run.key.namespace_id, run.key.workflow_id, run.key.run_id)):
+        if self.aside.is_noted("executions", (run.key.namespace_id, run.key.workflow_id, run.key.run_id)):
             self._mended(run.key)
         entry = self._cache.get(run.key)
         recent: list[HistoryBatch] = []
@@ -518,10 +518,10 @@ class Engine:
             if self.misplaced_tasks is not None:
                 sticky = run.state.sticky_task_queue
                 self.misplaced_tasks.note(write.tasks_added, run.placed_by, sticky)
-        if write.transfers_added:
+        if write.transfer_tasks_added:
             # This precedes the callers' answers: their next request should not overtake the effects of the commit. The
             # completion callback of an update, for example, should arrive before the answer of the update's handler.
-            self.effects.transfers(write.transfers_added)
+            self.effects.transfers(write.transfer_tasks_added)
         self.notifier.publish(topics)
         if write.timer is not None:
             self.effects.timer(write.timer)

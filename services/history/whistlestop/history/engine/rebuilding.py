@@ -55,7 +55,7 @@ async def end_and_delete(engine: Engine, namespace_id: str, workflow_id: str, ru
         engine.forget(key)
     row = (key.namespace_id, key.workflow_id, key.run_id)
     for table, of_row in (("executions", row), ("timer_tasks", (*row, "execution"))):
-        if engine.aside.knows(table, of_row):
+        if engine.aside.is_noted(table, of_row):
             await engine.aside.forget(table, of_row)
 
 

@@ -14,4 +14,4 @@ def is_transient(error: BaseException) -> bool:
     """Return whether a retry may help: the store or another service did not answer, or a conflict occurred."""
     if isinstance(error, ServiceError):
         return error.code in _TRANSIENT
-    return storage_errors.is_passing(error)
+    return storage_errors.is_transient(error)

@@ -87,7 +87,7 @@ async def _request_external(
 ) -> None:
     run, operation = await _wanted(service, task, data, cancel=cancel)
     if run is None or operation is None:
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
         return
     record = await external_endpoints.request(service, run, operation, url, cancel=cancel)
     # Others commit to the run meanwhile: then only the recording is repeated, not the request.
@@ -102,7 +102,7 @@ async def _note(
     async with engine.lock(task.key):
         run, operation = await _wanted(service, task, data, cancel=cancel)
         if run is None or operation is None:
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         if record is not None:
             record(run, operation)
@@ -164,7 +164,7 @@ async def _call_back(service: History, task: TransferTask, data: TransferData) -
     """Deliver a completion callback."""
     run = await _run_of(service, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
         return None
     callback = run.state.completion_callbacks[data.callback_index].nexus
     if not nexus_callbacks.stays_here(run.state, run.limits, callback):
@@ -186,7 +186,7 @@ async def _call_caller(
     async with engine.locked(task.key, *([target] if target is not None else [])):
         run = await _run_of(service, task.key)
         if run is None or not callbacks.is_owed(run.state, data.callback_index):
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         caller = await _run_of(service, target) if target is not None else None
         refusal = _notify_caller(
@@ -203,7 +203,7 @@ async def _call_external(service: History, task: TransferTask, data: TransferDat
     """Send a completion to another server, over HTTP."""
     run = await _run_of(service, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
         return
     callback = run.state.completion_callbacks[data.callback_index].nexus
     breaker = (task.key.namespace_id, _CALLBACK, callbacks.destination_of(callback))
@@ -226,7 +226,7 @@ async def _settle(service: History, task: TransferTask, data: TransferData, refu
     async with service.engine.lock(task.key):
         run = await _run_of(service, task.key)
         if run is None or not callbacks.is_owed(run.state, data.callback_index):
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         if refusal is None:
             callbacks.succeeded(run, data.callback_index)

@@ -406,7 +406,7 @@ async def action_closed(service: History, task: TransferTask, data: TransferData
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
 
 
 async def stop_action(service: History, task: TransferTask, data: TransferData) -> None:
@@ -434,4 +434,4 @@ async def stop_action(service: History, task: TransferTask, data: TransferData) 
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
-    await service.store.delete_transfer(task)
+    await service.store.delete_transfer_task(task)

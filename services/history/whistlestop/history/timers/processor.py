@@ -175,7 +175,7 @@ class TimerProcessor:
 
     async def fire_page(self, limit: int) -> int:
         """Fire up to `limit` rows that are due now, read from the store; return how many there were."""
-        rows = await self._engine.store.due_timers(0, SLOTS, self._engine.clock.now_ns(), limit)
+        rows = await self._engine.store.scan_timers(0, SLOTS, self._engine.clock.now_ns(), limit)
         for first in range(0, len(rows), CONCURRENT):
             # When the page is full, rows that fail are postponed, or they would fill the next page as well.
             firing = (self.fire(row, in_the_way=len(rows) == limit) for row in rows[first : first + CONCURRENT])
@@ -207,7 +207,7 @@ class TimerProcessor:
         except Exception as error:  # noqa: BLE001 - a bug, or damaged data, of one row must not stop the others
             await self._set_aside(timer, error)
         else:
-            if aside.knows(TABLE, row):
+            if aside.is_noted(TABLE, row):
                 await aside.forget(TABLE, row)
 
     def _retry_later(self, timer: TimerTask) -> None:

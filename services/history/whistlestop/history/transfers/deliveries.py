@@ -97,7 +97,7 @@ async def _try_to_start_child(
     parent = await _sender(service, task)
     child = parent.state.children.get(data.initiated_event_id) if parent is not None and parent.is_open else None
     if parent is None or child is None or child.started_event_id:
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
         return None
     initiated = await _initiated(service, task, data)
     if await _is_for_a_deleted_namespace(service, task, data):
@@ -237,14 +237,14 @@ async def _child_closed(service: History, task: TransferTask, data: TransferData
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         parent = engine.run_of(entry)
         if not parent.is_open and parent.state.reset_run_id:
             raise VersionConflict(key)
         child = parent.state.children.get(data.initiated_event_id)
         if not parent.is_open or child is None or not _is_that_child(child, task, data):
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         children.record_closed(parent, child, task.key.run_id, data.close_event)
         await engine.commit(parent, done=task)
@@ -271,7 +271,7 @@ async def _parent_closed(service: History, task: TransferTask, data: TransferDat
                 # The child continued in another run before its lock was taken: that one is meant.
                 raise VersionConflict(key)
             if not run.is_open or not is_it:
-                await service.store.delete_transfer(task)
+                await service.store.delete_transfer_task(task)
                 return
             if data.parent_close_policy == wf_enums.PARENT_CLOSE_POLICY_TERMINATE:
                 close.terminate(run, reason=children.CLOSE_POLICY_REASON, identity=HISTORY_SERVICE)
@@ -287,7 +287,7 @@ async def _parent_closed(service: History, task: TransferTask, data: TransferDat
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
 
 
 # ---- signals and cancel requests -------------------------------------------------------------------------------------
@@ -320,11 +320,11 @@ async def _to_other(
     async with engine.locked(task.key, *([target_key] if target_key is not None else [])):
         sender = await _sender(service, task)
         if sender is None or not sender.is_open:
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         pending = sender.state.external_signals if task.kind == "signal_external" else sender.state.external_cancels
         if data.initiated_event_id not in pending:
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         initiated = await _initiated(service, task, data)
         target: Run | None = None

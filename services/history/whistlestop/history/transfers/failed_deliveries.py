@@ -54,7 +54,7 @@ async def give_up(service: History, task: TransferTask, error: Exception) -> Non
         if not is_final(second):
             raise
         _log.exception("the failed task's sender %s/%s can't be notified either", task.key.workflow_id, task.key.run_id)
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
 
 
 async def _answer(service: History, task: TransferTask, data: TransferData, why: str) -> None:
@@ -66,7 +66,7 @@ async def _answer(service: History, task: TransferTask, data: TransferData, why:
     async with engine.lock(key):
         run = await _open_run(service, key) if write is not None else None
         if run is None or write is None:
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
             return
         initiated = None
         if task.kind in _BY_INITIATED:
@@ -78,7 +78,7 @@ async def _answer(service: History, task: TransferTask, data: TransferData, why:
         if run.is_dirty:
             await engine.commit(run, done=task)
         else:
-            await service.store.delete_transfer(task)
+            await service.store.delete_transfer_task(task)
 
 
 async def _open_run(service: History, key: ExecutionKey) -> Run | None:

@@ -140,7 +140,7 @@ class TransferProcessor:
         found = 0
         for first, following in self._spans:
             now_ns = self._service.clock.now_ns()
-            rows = await self._service.store.due_transfers(first, following, now_ns - older_ns, limit - found)
+            rows = await self._service.store.scan_transfer_tasks(first, following, now_ns - older_ns, limit - found)
             self.notify(rows)
             found += len(rows)
             if found >= limit:
@@ -224,7 +224,7 @@ class TransferProcessor:
         except Exception as error:  # noqa: BLE001 - a bug, or damaged data, of one delivery must not stop the others
             await self._set_aside(task, error)
         else:
-            if aside.knows(TABLE, _row_of(task)):
+            if aside.is_noted(TABLE, _row_of(task)):
                 await aside.forget(TABLE, _row_of(task))
             return done
         return None
@@ -243,7 +243,7 @@ class TransferProcessor:
         try:
             if task.kind != push.KIND and await self._service.store.get_execution(task.key) is None:
                 # It has failed as long as its run existed, and nobody can repair it now.
-                await self._service.store.delete_transfer(task)
+                await self._service.store.delete_transfer_task(task)
                 await self._service.aside.forget(TABLE, _row_of(task))
                 return
         except StorageError as failure:
@@ -257,7 +257,7 @@ class TransferProcessor:
             delay_ns = max(until_ns - clock.now_ns(), 0)
         visible_at_ns = clock.now_ns() + delay_ns
         try:
-            await self._service.store.postpone_transfer(task, visible_at_ns, task.attempt + 1)
+            await self._service.store.postpone_transfer_task(task, visible_at_ns, task.attempt + 1)
         except StorageError as error:
             _log.warning("a transfer task could not be postponed (%s); the next sweep finds it", error)
             return

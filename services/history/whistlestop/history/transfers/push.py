@@ -138,7 +138,7 @@ class Pushes:
         if again_ns:
             await self._arm(task.key, again_ns)
         for each in line or (task,):
-            await self._service.store.delete_transfer(each)
+            await self._service.store.delete_transfer_task(each)
             if each.task_id != task.task_id:
                 self._handled.add(each.task_id)
 
@@ -154,7 +154,7 @@ class Pushes:
             except ServiceError as error:
                 if error.code is not Code.NOT_FOUND:
                     raise
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
 
     async def fire(self, timer: TimerTask) -> None:
         """Check the version again."""

@@ -56,7 +56,7 @@ async def deliver(service: History, task: TransferTask, data: TransferData) -> N
     if answered or task.attempt >= MOST_ATTEMPTS or not _can_be_polled(queue, service.limits.id_length):
         if not answered:
             _log.info("commands for the control queue %s were dropped: no worker took them", queue)
-        await service.store.delete_transfer(task)
+        await service.store.delete_transfer_task(task)
         return
     deadline_ns = now_ns + TIMEOUT_NS - service.limits.nexus_answer_margin_ns
     record = QueryRecord(

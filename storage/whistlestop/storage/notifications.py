@@ -4,8 +4,8 @@ The statement that writes tasks also finds the sleeping workers that wait for th
 long-lived servers that share it (NOTIFY). This needs no statement of its own, and costs nothing where no worker sleeps
 and no server runs.
 
-A worker's wake queue is registered as a row among the pollers (`wake_record`): its task type is the negative type of
-the queue that the worker waits for, its identity is the name of the wake queue.
+A worker's notification queue is registered as a row among the pollers (`notification_queue_record`): its task type is
+the negative type of the queue that the worker waits for, its identity is the name of the notification queue.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Outreach:
+class Notifications:
     """What a function's store does beside writing."""
 
-    wake: Callable[[Iterable[str]], None] | None = None
-    """Called on the event loop with the names of the wake queues that wait for what was just written."""
+    notify_workers: Callable[[Iterable[str]], None] | None = None
+    """Called on the event loop with the names of the notification queues that wait for what was just written."""
     sender: str = ""
     """The sender's name in NOTIFY payloads; empty: no NOTIFY is sent. Aurora DSQL has no NOTIFY."""
 
 
-def wake_record(
-    namespace_id: str, task_queue: str, task_type: int, wake_queue: str, now_ns: int, expires_ns: int
+def notification_queue_record(
+    namespace_id: str, task_queue: str, task_type: int, notification_queue: str, now_ns: int, expires_ns: int
 ) -> PollerRecord:
-    """Return the row by which a task added to the queue before `expires_ns` wakes `wake_queue`."""
-    return PollerRecord(namespace_id, task_queue, -task_type, wake_queue, now_ns, b"", expires_ns)
+    """Return the row by which a task added to the queue before `expires_ns` wakes `notification_queue`."""
+    return PollerRecord(namespace_id, task_queue, -task_type, notification_queue, now_ns, b"", expires_ns)
 
 
-def wake_keys(tasks: Iterable[MatchingTask]) -> list[tuple[str, str, int]]:
-    """Return the keys (namespace_id, task_queue, negative task_type) of the wake queues of these tasks' queues."""
+def notification_queue_keys(tasks: Iterable[MatchingTask]) -> list[tuple[str, str, int]]:
+    """Return the keys (namespace_id, task_queue, negative task_type) of these tasks' notification queues."""
     return sorted({(task.key.namespace_id, task.key.task_queue, -task.key.task_type) for task in tasks})
 
 

@@ -19,7 +19,7 @@ from tests.storage.factories import (
     task,
 )
 from whistlestop.storage.errors import VersionConflict
-from whistlestop.storage.outreach import Outreach, wake_record
+from whistlestop.storage.notifications import Notifications, notification_queue_record
 from whistlestop.storage.records import TaskKey
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def woken(store: Store) -> list[str]:
-    """The names of wake queues, as the store tells them."""
+    """The names of notification queues, as the store tells them."""
     names: list[str] = []
-    store.outreach = Outreach(names.extend)
+    store.notifications = Notifications(names.extend)
     return names
 
 
 def sleeper(name: str = "bridge-1", expires_ns: int = START_NS + 10, task_type: int = WORKFLOW_QUEUE) -> PollerRecord:
-    return wake_record(NAMESPACE, QUEUE, task_type, name, START_NS, expires_ns)
+    return notification_queue_record(NAMESPACE, QUEUE, task_type, name, START_NS, expires_ns)
 
 
 async def test_a_commit_tells_who_waits_for_its_tasks(store: Store, woken: list[str]) -> None:
@@ -98,4 +98,4 @@ async def test_wake_queues_are_no_pollers(store: Store) -> None:
 async def test_without_outreach_nobody_is_told(store: Store) -> None:
     await store.put_pollers([sleeper()])
     await commit(store, start(tasks_added=(task(1),)))
-    assert store.outreach is None
+    assert store.notifications is None

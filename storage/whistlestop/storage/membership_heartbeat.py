@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-EVERY_NS = 30 * SECOND_NS
+INTERVAL_NS = 30 * SECOND_NS
 EXPIRY_NS = 90 * SECOND_NS
 """An instance without a call for this long no longer counts as alive."""
 
 
-class Presence:
+class MembershipHeartbeat:
     """The membership row of one instance of one function."""
 
     def __init__(self, store: ClusterStore, clock: Clock, instance: str, role: str) -> None:
@@ -35,10 +35,10 @@ class Presence:
         self._began_ns = clock.now_ns()
         self._noted_ns = 0
 
-    async def note(self) -> None:
+    async def renew(self) -> None:
         """Renew the row after a call, if it is older than EVERY_NS. A failure is logged, not raised."""
         steady_ns = self._clock.steady_ns()
-        if steady_ns - self._noted_ns < EVERY_NS:
+        if steady_ns - self._noted_ns < INTERVAL_NS:
             return
         self._noted_ns = steady_ns
         now_ns = self._clock.now_ns()
