@@ -5,7 +5,7 @@
     python -m benchmarks.rivals filter hpack     # some of them
 
 Each figure is CPU time of this process alone, three times, the lowest first. Peers on loopback (a bare HTTP server)
-run in processes of their own. docs/decisions/ has the figures. `python -m benchmarks.grpc_door` measures gRPC
+run in processes of their own. docs/decisions/ has the figures. `python -m benchmarks.grpc_endpoint` measures gRPC
 servers.
 """
 

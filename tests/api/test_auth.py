@@ -1,4 +1,4 @@
-"""Who may call what: roles of keys, in one place for every RPC; tokens are in test_auth_tokens.py, doors in test_auth_doors.py."""
+"""Who may call what: roles of keys, in one place for every RPC; tokens are in test_auth_tokens.py, doors in test_auth_endpoints.py."""
 
 from __future__ import annotations
 

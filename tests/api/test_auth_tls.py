@@ -164,9 +164,9 @@ async def _raw(server: Server, context: ssl.SSLContext, *lines: str) -> bytes:
 async def test_where_no_door_asks_for_certificates_their_names_are_nobodys() -> None:
     store = SqliteStore(":memory:")
     access = AccessControl(AuthConfig(CERTIFICATES), NamespaceCache(store, FakeClock()), FakeClock())
-    assert not await access.knows({certificates.HEADER: "client"})
+    assert not await access.is_authenticated({certificates.HEADER: "client"})
     access = AccessControl(AuthConfig(CERTIFICATES, certificates=True), NamespaceCache(store, FakeClock()), FakeClock())
-    assert await access.knows({certificates.HEADER: "nobody\nclient"})
+    assert await access.is_authenticated({certificates.HEADER: "nobody\nclient"})
 
 
 async def test_an_sdk_and_a_bridge_with_both(setting: Setting) -> None:

@@ -16,7 +16,7 @@ from whistlestop.frontend.auth.config import AuthConfig
 from whistlestop.frontend.doors.browsers import BrowserRules, hosts_of, origins_of
 from whistlestop.server.config import ServerConfig
 from whistlestop.server.dynamic_config import DynamicConfig
-from whistlestop.server.internal_door import InternalApi
+from whistlestop.server.internal_endpoint import InternalApi
 from whistlestop.server.process import Server
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.api.test_nexus_door import QUEUE, ask
+from tests.api.test_nexus_over_http import QUEUE, ask
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.frontend import client_versions

@@ -82,7 +82,7 @@ class World:
             leases=Leases(self.store, f"{name}/history"), scanner=scans,
         )  # fmt: skip
         self.lost[name] = 0
-        self.members[name].on_gone = partial(self._lose, name)
+        self.members[name].on_member_lost = partial(self._lose, name)
         await self.members[name].join("127.0.0.1", 7233)
         await self.settle()
 

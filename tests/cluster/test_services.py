@@ -114,14 +114,14 @@ async def test_members_show_their_roles(three: Deployment) -> None:
 
 async def test_two_and_one(cluster: Cluster) -> None:
     """Doors and polls in one process, executions in the other."""
-    door, polls = free_ports(2)
+    endpoint, polls = free_ports(2)
     cluster.launch(
-        "history", "--services", "history", "--internal-port", str(door),
+        "history", "--services", "history", "--internal-port", str(endpoint),
         "--matching-url", f"http://127.0.0.1:{polls}",
     )  # fmt: skip
     cluster.launch(
         "front", "--services", "frontend,matching", "--port", "0", "--internal-port", str(polls),
-        "--history-url", f"http://127.0.0.1:{door}",
+        "--history-url", f"http://127.0.0.1:{endpoint}",
     )  # fmt: skip
     for each in cluster.servers.values():
         each.until_ready()

@@ -159,8 +159,8 @@ def test_the_wheel_is_built_from_what_is_copied_and_runs(tmp_path: Path) -> None
         [*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True, timeout=PATIENCE_S
     )
     code = (
-        "import sys, whistlestop.server.internal_door as door, whistlestop.bridge as bridge\n"
-        "assert all(module.__file__.startswith(sys.argv[1]) for module in (door, bridge)), door.__file__\n"
+        "import sys, whistlestop.server.internal_endpoint as endpoint, whistlestop.bridge as bridge\n"
+        "assert all(module.__file__.startswith(sys.argv[1]) for module in (endpoint, bridge)), endpoint.__file__\n"
         "from whistlestop.server.cli.app import run\n"
         "sys.exit(run(['server', 'start', '--help']))"
     )

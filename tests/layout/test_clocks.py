@@ -110,7 +110,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "deploy/cloud.py": {"Cloud.change": STAMP},
     "net/http/state.py": {"ServerState.default_headers": SHOWN},
     "server/logs.py": {"_instant": SHOWN},
-    "server/membership.py": {"Membership.join": STAMP, "Membership.leave": STAMP, "Membership._look": STAMP},
+    "server/membership.py": {"Membership.join": STAMP, "Membership.leave": STAMP, "Membership._heartbeat": STAMP},
     "server/time_skipping.py": dict.fromkeys(
         (
             "TimeSkipper.sleep", "TimeSkipper._run", "TimeSkipper._skip", "TimeSkipper._end_sleeps", "TimeSkipper._after",

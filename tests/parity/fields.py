@@ -87,8 +87,8 @@ class WatchingStage(Stage):
         super().__init__(defaultdict(lambda: [REAL, store]))
         self.fields: defaultdict[str, Fields] = defaultdict(Fields)
 
-    def _puppet(self, server: str, scenario: Scenario, doors: Any) -> Puppet:
-        puppet = Watching(*doors)
+    def _puppet(self, server: str, scenario: Scenario, endpoints: Any) -> Puppet:
+        puppet = Watching(*endpoints)
         puppet.fields = self.fields[server]
         puppet.fields.scenario = scenario.name
         return puppet

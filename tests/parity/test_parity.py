@@ -96,8 +96,8 @@ class Stage:
 
     async def _play(self, server: str, scenario: Scenario) -> list[Any]:
         """The transcript; a scenario that breaks off leaves what it has, and why."""
-        doors = await self._enter(f"{server}{LIMITED}" if scenario.limited else server)
-        puppet = self._puppet(server, scenario, doors)
+        endpoints = await self._enter(f"{server}{LIMITED}" if scenario.limited else server)
+        puppet = self._puppet(server, scenario, endpoints)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await scenario.play(puppet)
@@ -105,8 +105,8 @@ class Stage:
             puppet.note("broken off", f"{type(broken).__name__}: {broken}")
         return puppet.transcript.entries
 
-    def _puppet(self, server: str, scenario: Scenario, doors: tuple[grpc.aio.Channel, httpx.AsyncClient]) -> Puppet:
-        return Puppet(*doors)
+    def _puppet(self, server: str, scenario: Scenario, endpoints: tuple[grpc.aio.Channel, httpx.AsyncClient]) -> Puppet:
+        return Puppet(*endpoints)
 
     async def _play_on_all(self, scenario: Scenario) -> None:
         names = self._asked[scenario.name]

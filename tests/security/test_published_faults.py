@@ -19,7 +19,7 @@ from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.frontend.doors import nexus
 from whistlestop.net.http.answer import HttpRequest
-from whistlestop.server.grpc_door import _Methods
+from whistlestop.server.grpc_endpoint import _Methods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

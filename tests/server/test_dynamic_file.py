@@ -177,9 +177,9 @@ class Taken:
 
 def test_a_file_that_changed_is_taken_over_once(tmp_path: Path) -> None:
     taken = Taken(tmp_path)
-    assert not taken.live.look()
+    assert not taken.live.reload_if_changed()
     taken.write(EXAMPLE.replace("255", "100"))
-    assert (taken.live.look(), taken.live.look()) == (True, False)
+    assert (taken.live.reload_if_changed(), taken.live.reload_if_changed()) == (True, False)
     (dynamic,) = taken.values
     assert dynamic.values["limit.maxidlength"] == 100
 
@@ -187,7 +187,7 @@ def test_a_file_that_changed_is_taken_over_once(tmp_path: Path) -> None:
 def test_a_comment_changes_nothing(tmp_path: Path) -> None:
     taken = Taken(tmp_path)
     taken.write(EXAMPLE + "# why\n")
-    assert not taken.live.look()
+    assert not taken.live.reload_if_changed()
     assert taken.values == []
 
 
@@ -201,17 +201,17 @@ def test_a_file_that_can_t_be_read_changes_nothing(
         Path(taken.source.path).unlink()
     else:
         taken.write(text)
-    assert (taken.live.look(), taken.live.look(), taken.values) == (False, False, [])
+    assert (taken.live.reload_if_changed(), taken.live.reload_if_changed(), taken.values) == (False, False, [])
     assert caplog.text.count("the previous values stay in force") == 1
     taken.write("limit.maxIDLength: [{value: 7}]")
-    assert taken.live.look()
+    assert taken.live.reload_if_changed()
     assert taken.values[0].values == {"limit.maxidlength": 7}
 
 
 def test_what_is_read_at_the_start_alone_keeps_its_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     taken = Taken(tmp_path, 'frontend.httpAllowedHosts: [{value: ["a"]}]')
     taken.write('frontend.httpAllowedHosts: [{value: ["b"]}]\nlimit.maxIDLength: [{value: 7}]')
-    assert taken.live.look()
+    assert taken.live.reload_if_changed()
     assert taken.values[0].values == {"limit.maxidlength": 7, "frontend.httpallowedhosts": ["a"]}
     assert "keep their values: frontend.httpallowedhosts" in caplog.text
     assert AT_THE_START <= HONOURED

@@ -133,12 +133,12 @@ class Frontend:
         if self._access is not None:
             await self._access.check(access, namespace, headers)
 
-    async def knows(self, headers: Mapping[str, str]) -> bool:
+    async def is_authenticated(self, headers: Mapping[str, str]) -> bool:
         """Return whether the headers authenticate a caller; True if authentication is off."""
-        return self._access is None or await self._access.knows(headers)
+        return self._access is None or await self._access.is_authenticated(headers)
 
-    def peek_known(self, headers: Mapping[str, str]) -> bool | None:
-        """Return what `knows` would, or None if that would have to wait."""
+    def peek_authenticated(self, headers: Mapping[str, str]) -> bool | None:
+        """Return what `is_authenticated` would, or None if that would have to wait."""
         return True if self._access is None else self._access.peek(headers)
 
     def _access_control(self) -> AccessControl | None:

@@ -15,8 +15,8 @@ from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
 from whistlestop.functions.bootstrap import serve_event
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.timer_scan import StoredTimerScan
 from whistlestop.matching.service import Matching
+from whistlestop.matching.timer_scan import StoredTimerScan
 from whistlestop.net.outbound import Named, Outbound
 
 if TYPE_CHECKING:

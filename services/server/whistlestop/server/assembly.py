@@ -130,8 +130,8 @@ def assemble(
     """Construct the services over an open store."""
     clock, ids = SystemClock(), RandomIds()
     namespaces = NamespaceCache(store, time or clock)
-    at_history = _elsewhere("history", config.history_urls, config, clock)
-    at_matching = _elsewhere("matching", config.matching_urls, config, clock)
+    at_history = _remote_client("history", config.history_urls, config, clock)
+    at_matching = _remote_client("matching", config.matching_urls, config, clock)
 
     def make_engine() -> Engine:
         return _engine(
@@ -220,15 +220,15 @@ def _auth(config: ServerConfig) -> AuthConfig | None:
     return replace(config.auth, certificates=True)
 
 
-def _elsewhere(name: str, urls: Sequence[str], config: ServerConfig, clock: Clock) -> HttpClient | None:
+def _remote_client(name: str, urls: Sequence[str], config: ServerConfig, clock: Clock) -> HttpClient | None:
     """Return a client of the processes that serve `name`; None if this process does."""
     if not urls:
         return None
     from whistlestop.net.internal.http_client import HttpClient
-    from whistlestop.server.internal_door import credential
+    from whistlestop.server.internal_endpoint import credential
 
-    doors = [f"{url.rstrip('/')}/{name}" for url in urls]
-    return HttpClient(doors, clock, credential(config.internal_secrets()), name=f"the {name} service", resend=False)
+    endpoints = [f"{url.rstrip('/')}/{name}" for url in urls]
+    return HttpClient(endpoints, clock, credential(config.internal_secrets()), name=f"the {name} service", resend=False)
 
 
 def _made(service: T | None) -> T:

@@ -154,9 +154,9 @@ class ServerConfig:
                 "--services frontend serves polls, so it needs matching: in this process, or --matching-url"
             )
         if Role.MATCHING in self.roles and Role.FRONTEND not in self.roles and self.internal_port is None:
-            raise BadConfig("--services matching has no door of its own: it needs frontend, or --internal-port")
+            raise BadConfig("--services matching has no endpoint of its own: add frontend, or give --internal-port")
         if self.internal_port is not None and not self.roles & INTERNAL_ROLES:
-            raise BadConfig("--internal-port opens the door of history and matching: --services has neither")
+            raise BadConfig("--internal-port serves history and matching, and --services has neither of them")
         for urls, role in ((self.history_urls, Role.HISTORY), (self.matching_urls, Role.MATCHING)):
             if urls and role in self.roles:
                 raise BadConfig(
@@ -190,7 +190,7 @@ def check_internal_address(ip: str, secrets: Sequence[str]) -> None:
     """Raise BadConfig if other machines could reach an internal endpoint that requires no secret."""
     if not secrets and not is_loopback(ip):
         raise BadConfig(
-            f"the internal door on {ip} needs a secret: --internal-secret-file, or WHISTLESTOP_INTERNAL_SECRET"
+            f"the internal endpoint on {ip} needs a secret: --internal-secret-file, or WHISTLESTOP_INTERNAL_SECRET"
         )
 
 
@@ -209,7 +209,7 @@ def callers(config: ServerConfig, ip: str) -> str:
     return "" if is_loopback(ip) else _ANYBODY
 
 
-def refuse_strangers(config: ServerConfig, ip: str) -> None:
+def require_authentication(config: ServerConfig, ip: str) -> None:
     """Raise BadConfig if other machines could reach ports without authentication."""
     if config.allow_anonymous or callers(config, ip) != _ANYBODY:
         return

@@ -94,5 +94,5 @@ def _why_not(key: str, value: object) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(key, known, n=1, cutoff=0.8)
-    meant = f"; {known[close[0]].key} may be meant" if close else ""
-    return f"dynamic configuration key {key} changes nothing: Temporal {RELEASE} does not know it{meant}"
+    suggestion = f"; {known[close[0]].key} may be meant" if close else ""
+    return f"dynamic configuration key {key} changes nothing: Temporal {RELEASE} does not know it{suggestion}"

@@ -50,9 +50,9 @@ class LiveConfig:
 
     async def _turn(self) -> None:
         await self._clock.sleep(EVERY_S)
-        self.look()
+        self.reload_if_changed()
 
-    def look(self) -> bool:
+    def reload_if_changed(self) -> bool:
         """Apply the file if it has changed. Return False when nothing changed or it cannot be read."""
         stamp = self._source.stamp()
         if stamp == self._stamp:

@@ -64,7 +64,7 @@ class Others:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, int]] = {}
         """Each member's last heartbeat, and when it was first observed (0: the member counts as gone)."""
-        self.look_again_ns = 0
+        self.next_check_ns = 0
         """When the first of them will have been silent for too long; 0: never."""
 
     def observe(self, members: Sequence[Member], now_ns: int) -> list[Member]:
@@ -83,10 +83,10 @@ class Others:
                 ends.append(end_ns)
             seen[member.host_id] = beat
         self._seen = seen
-        self.look_again_ns = min(ends, default=0)
+        self.next_check_ns = min(ends, default=0)
         return alive
 
-    def doubt(self, since_ns: int) -> None:
+    def expire_silent(self, since_ns: int) -> None:
         """Count members without a heartbeat after `since_ns` as gone until their next one."""
         self._seen = {host: (beat, at if at > since_ns else 0) for host, (beat, at) in self._seen.items()}
 
@@ -119,7 +119,7 @@ class Membership:
         self._task: asyncio.Task[None] | None = None
         self.on_alone: Callable[[], None] | None = None
         """Called at each check that finds no other members: nobody else listens for notifications."""
-        self.on_gone: Callable[[], None] | None = None
+        self.on_member_lost: Callable[[], None] | None = None
         """Called when another member has gone: notifications of its last commits may be lost."""
         self._alive: frozenset[str] = frozenset()
         self._loop = Loop("membership", clock, most_pause_s=BESIDE_OTHERS_S)
@@ -132,14 +132,14 @@ class Membership:
             Member(f"{self._host_id}/{role}", role, rpc_address, rpc_port, now_ns, now_ns, now_ns)
             for role in self._roles
         ]
-        hints = self._notifier.subscribe(TOPIC)
-        hints.__enter__()
+        notifications = self._notifier.subscribe(TOPIC)
+        notifications.__enter__()
         try:
-            await self._look(reread=False)
+            await self._heartbeat(reread=False)
         except BaseException:
-            hints.__exit__(None, None, None)
+            notifications.__exit__(None, None, None)
             raise
-        self._task = asyncio.create_task(self._keep(hints), name="membership")
+        self._task = asyncio.create_task(self._keep(notifications), name="membership")
 
     async def leave(self) -> None:
         """Stop, release the ranges, and remove the rows."""
@@ -160,7 +160,7 @@ class Membership:
             )  # fmt: skip
         self._notifier.publish((TOPIC,))
 
-    async def _keep(self, hints: Subscription) -> None:
+    async def _keep(self, notifications: Subscription) -> None:
         try:
             if not self._alone:
                 await self._call()
@@ -169,26 +169,26 @@ class Membership:
                 if self._leases is not None and self._leases.is_waiting:
                     pace_s = CALL_S
                 deadline_ns = self._clock.steady_ns() + round(pace_s * SECOND_NS)
-                if self._others.look_again_ns:
-                    deadline_ns = min(deadline_ns, self._others.look_again_ns)
+                if self._others.next_check_ns:
+                    deadline_ns = min(deadline_ns, self._others.next_check_ns)
                 called = False
-                while not called and await hints.wait(deadline_ns):
-                    called = hints.remote
+                while not called and await notifications.wait(deadline_ns):
+                    called = notifications.remote
                 # Retry a failed heartbeat soon, because the rows must not expire meanwhile.
-                while not await self._loop.attempt(partial(self._look, reread=called)):
+                while not await self._loop.attempt(partial(self._heartbeat, reread=called)):
                     called = True
         finally:
             self._loop.ended()
-            hints.__exit__(None, None, None)
+            notifications.__exit__(None, None, None)
 
     async def _call(self) -> None:
         """Find out which of the members found at the start are alive."""
         began_ns = self._clock.steady_ns()
         self._notifier.publish((TOPIC,))
         await self._clock.sleep(CALL_S)
-        await self._loop.attempt(partial(self._look, reread=True, doubt_ns=began_ns))
+        await self._loop.attempt(partial(self._heartbeat, reread=True, silent_since_ns=began_ns))
 
-    async def _look(self, *, reread: bool, doubt_ns: int = 0) -> None:
+    async def _heartbeat(self, *, reread: bool, silent_since_ns: int = 0) -> None:
         """Send a heartbeat, read the other members, and update the ranges."""
         now_ns, steady_ns = self._clock.now_ns(), self._clock.steady_ns()
         self._wrote_slow = self._alone and not reread
@@ -198,13 +198,13 @@ class Membership:
         # Instances of functions have no address: they scan when they are invoked, and receive no notifications.
         servers = [member for member in found if member.rpc_address]
         alive = self._others.observe(servers, steady_ns)
-        if doubt_ns:
-            self._others.doubt(doubt_ns)
+        if silent_since_ns:
+            self._others.expire_silent(silent_since_ns)
             alive = self._others.observe(servers, steady_ns)
         self._alone = not alive
         before, self._alive = self._alive, frozenset(member.host_id for member in alive)
-        if before - self._alive and self.on_gone is not None:
-            self.on_gone()
+        if before - self._alive and self.on_member_lost is not None:
+            self.on_member_lost()
         if self._alone and self.on_alone is not None:
             self.on_alone()
         if self._leases is not None:

@@ -36,16 +36,16 @@ from whistlestop.server.config import (
     ServerConfig,
     bind_address,
     check_internal_address,
-    refuse_strangers,
+    require_authentication,
 )
 from whistlestop.server.membership import Membership
 from whistlestop.server.ranges import Leases
 from whistlestop.server.stores import (
     close_notifier,
-    hints_may_be_lost,
     make_notifier,
     make_store,
-    nobody_else_hears,
+    note_alone,
+    wake_waiters,
 )
 from whistlestop.storage import set_aside
 from whistlestop.storage.errors import StorageError
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
     from whistlestop.net.http.asgi import App
     from whistlestop.server.config import TlsConfig
-    from whistlestop.server.grpc_door import GrpcDoor
+    from whistlestop.server.grpc_endpoint import GrpcEndpoint
     from whistlestop.server.prometheus import PrometheusMetrics
     from whistlestop.storage.interface import Store
 
@@ -108,11 +108,11 @@ class Server:
     async def _start(self) -> None:
         config = self.config
         ip = bind_address(config.ip)
-        refuse_strangers(config, ip)
+        require_authentication(config, ip)
         internal_ip = bind_address(config.internal_ip, "--internal-ip") if config.internal_ip else ip
         if config.internal_port is not None:
             check_internal_address(internal_ip, config.internal_secrets())
-        self._hold_file()
+        self._lock_file()
         metrics = _make_metrics() if config.metrics_port is not None else None
         services, membership = await self._open_services(metrics)
         await self._register(services)
@@ -180,7 +180,7 @@ class Server:
         task = asyncio.ensure_future(live.run())
         self._closers.callback(task.cancel)
 
-    def _hold_file(self) -> None:
+    def _lock_file(self) -> None:
         """Lock the SQLite file, because two servers on it would each trust their own cache."""
         store = self.config.store
         if store.database_url or store.in_memory:
@@ -230,8 +230,8 @@ class Server:
             return Membership(store, clock, notifier, self.host_id, roles)
         leases = Leases(store, f"{self.host_id}/{Role.HISTORY}")
         membership = Membership(store, clock, notifier, self.host_id, roles, leases=leases, scanner=services.history)
-        membership.on_alone = partial(nobody_else_hears, notifier)
-        membership.on_gone = partial(hints_may_be_lost, notifier)
+        membership.on_alone = partial(note_alone, notifier)
+        membership.on_member_lost = partial(wake_waiters, notifier)
         return membership
 
     async def _register(self, services: Services) -> None:
@@ -260,29 +260,29 @@ class Server:
         from whistlestop.server.prometheus import metrics_app
 
         app = metrics_app(metrics, _Backlog(services, metrics).refresh, _browser_rules(self.config, services))
-        door = HttpServer(app, budget=self._budget)
+        endpoint = HttpServer(app, budget=self._budget)
         port = self.config.metrics_port or 0
         try:
-            self.metrics_port = await door.start(ip, port)
+            self.metrics_port = await endpoint.start(ip, port)
         except OSError as error:
             raise _cannot_listen("--metrics-port", ip, port, error) from error
-        self._closers.push_async_callback(door.stop)
+        self._closers.push_async_callback(endpoint.stop)
 
     async def _open_grpc(self, ip: str, frontend: Frontend | _Measured, services: Services) -> None:
-        from whistlestop.server.grpc_door import GrpcDoor
+        from whistlestop.server.grpc_endpoint import GrpcEndpoint
 
         # A measured frontend has the same interface.
-        door: GrpcDoor = GrpcDoor(frontend, services.clock, self._budget)  # type: ignore[arg-type]
+        endpoint: GrpcEndpoint = GrpcEndpoint(frontend, services.clock, self._budget)  # type: ignore[arg-type]
         tls = None if self.config.tls is None else _tls_context(self.config.tls, "h2")
         address = host_port(ip, self.config.port)
         try:
-            self.port = await door.start(address, tls)
+            self.port = await endpoint.start(address, tls)
         except OSError as error:
             raise _cannot_listen("--port", ip, self.config.port, error) from error
 
         async def drain() -> None:
             await services.frontend.close()
-            await door.stop(self.config.drain_s)
+            await endpoint.stop(self.config.drain_s)
 
         self._closers.push_async_callback(drain)
 
@@ -298,19 +298,19 @@ class Server:
 
             return make_app(frontend, services.clock, rules)  # type: ignore[arg-type]  # measured, it has the same call
 
-        door = HttpServer(_made_later(make), budget=self._budget)
+        endpoint = HttpServer(_made_later(make), budget=self._budget)
         port, tls = self.config.http_port, self.config.tls
         context = None if tls is None else _tls_context(tls, "http/1.1")
         asks = tls is not None and bool(tls.client_ca)
         try:
-            self.http_port = await door.start(ip, port, context, requests_certificates=asks)
+            self.http_port = await endpoint.start(ip, port, context, requests_certificates=asks)
         except OSError as error:
             raise _cannot_listen("--http-port", ip, port, error) from error
-        self._closers.push_async_callback(door.stop)
+        self._closers.push_async_callback(endpoint.stop)
 
     async def _open_internal(self, ip: str, port: int, services: Services) -> None:
         from whistlestop.net.http.server import HttpServer
-        from whistlestop.server.internal_door import KEEP_ALIVE_S, InternalApi, internal_app
+        from whistlestop.server.internal_endpoint import KEEP_ALIVE_S, InternalApi, internal_app
 
         named = {Role.HISTORY: services.history, Role.MATCHING: services.matching}
         served = {
@@ -319,15 +319,15 @@ class Server:
             if role in self.config.roles & INTERNAL_ROLES and service is not None
         }
         api = InternalApi(served, services.clock, self.config.internal_secrets())
-        door = HttpServer(internal_app(api), KEEP_ALIVE_S, budget=self._budget)
+        endpoint = HttpServer(internal_app(api), KEEP_ALIVE_S, budget=self._budget)
         try:
-            self.internal_port = await door.start(ip, port)
+            self.internal_port = await endpoint.start(ip, port)
         except OSError as error:
             raise _cannot_listen("--internal-port", ip, port, error) from error
 
         async def drain() -> None:
             await api.drain()
-            await door.stop()
+            await endpoint.stop()
 
         self._closers.push_async_callback(drain)
 
@@ -441,10 +441,10 @@ def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
     from whistlestop.frontend.doors.browsers import LOCAL_NAMES, BrowserRules, hosts_of
 
     # A browser presents a client certificate whatever site's page makes the request.
-    asks_nobody = config.auth is None or (config.tls is not None and bool(config.tls.client_ca))
+    is_open = config.auth is None or (config.tls is not None and bool(config.tls.client_ca))
     names = LOCAL_NAMES | {socket.gethostname().lower(), config.ip.lower()}
     hosts = hosts_of(services.frontend.config.http_allowed_hosts)
-    return BrowserRules(asks_nobody, frozenset(config.http_cors_origins), hosts, names)
+    return BrowserRules(is_open, frozenset(config.http_cors_origins), hosts, names)
 
 
 def _tls_context(tls: TlsConfig, protocol: str) -> ssl.SSLContext:

@@ -55,7 +55,7 @@ class Leases:
     def __init__(self, store: ClusterStore, me: str) -> None:
         self._store = store
         self._me = me
-        self._held: dict[int, int] = {}
+        self._owned: dict[int, int] = {}
         """Range ids, by range."""
         self._waiting: dict[int, int] = {}
         """Since when each range that should be ours is held by another living member."""
@@ -63,7 +63,7 @@ class Leases:
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
         """The spans of slots to scan."""
-        return merged(self._held)
+        return merged(self._owned)
 
     @property
     def is_waiting(self) -> bool:
@@ -79,16 +79,16 @@ class Leases:
         changed = False
         for number in range(RANGES):
             lease = leases.get(number)
-            if number in self._held and (lease is None or lease.range_id != self._held[number]):
+            if number in self._owned and (lease is None or lease.range_id != self._owned[number]):
                 log.info("range %s was taken over by %s", number, lease.owner if lease else "nobody")
-                del self._held[number]
+                del self._owned[number]
             ours = self._me in members and owner_of(number, members) == self._me
-            if ours and number not in self._held:
+            if ours and number not in self._owned:
                 if self._may_take(number, lease, members, now_ns):
                     changed |= await self._write(number, lease, self._me, expires_ns)
             elif not ours:
                 self._waiting.pop(number, None)
-                if number in self._held:
+                if number in self._owned:
                     changed |= await self._write(number, lease, "", expires_ns)
         return changed
 
@@ -107,7 +107,7 @@ class Leases:
     async def _write(self, number: int, lease: ShardLease | None, owner: str, expires_ns: int) -> bool:
         expected = 0 if lease is None else lease.range_id
         first = number * WIDTH
-        self._held.pop(number, None)
+        self._owned.pop(number, None)
         try:
             await self._store.take_lease(
                 ShardLease(number, first, first + WIDTH, expected + 1, owner, expires_ns), expected
@@ -115,5 +115,5 @@ class Leases:
         except LeaseLost:
             return False
         if owner:
-            self._held[number] = expected + 1
+            self._owned[number] = expected + 1
         return True

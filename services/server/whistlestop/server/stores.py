@@ -66,14 +66,14 @@ async def close_notifier(notifier: Notifier) -> None:
         await close()
 
 
-def nobody_else_hears(notifier: Notifier) -> None:
+def note_alone(notifier: Notifier) -> None:
     """Tell the notifier that no other server is alive, so that it need not send until one is found."""
     mark_alone = getattr(notifier, "mark_alone", None)
     if mark_alone is not None:
         mark_alone()
 
 
-def hints_may_be_lost(notifier: Notifier) -> None:
+def wake_waiters(notifier: Notifier) -> None:
     """Wake all waiters, because another server has gone, perhaps between a commit and its notification."""
     wake_all = getattr(notifier, "wake_all", None)
     if wake_all is not None:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Never
 
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.cli.lean import import_messages_alone
+from whistlestop.server.cli.message_imports import import_messages_alone
 from whistlestop.server.config import ServerConfig, development_outbound
 
 if TYPE_CHECKING:

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionKey
 
-LOOK_AGAIN_S = 60.0
+RECHECK_S = 60.0
 PAGE = 100
-SOON_S = 0.1
+RETRY_S = 0.1
 AT_ONCE_S = 0.0
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class TimeSkipper:
         self._activities: dict[ExecutionKey, int] = {}
         self._sleeps: DeadlineHeap[tuple[asyncio.Future[None], bool]] = DeadlineHeap()
         """The sleeps by their ends, and whether time is locked then."""
-        self._look = asyncio.Event()
+        self._has_changed = asyncio.Event()
         self._changes = 0
         self._task: asyncio.Task[None] | None = None
         history.engine.watch = self._committed
@@ -129,7 +129,7 @@ class TimeSkipper:
 
     def _note_change(self) -> None:
         self._changes += 1
-        self._look.set()
+        self._has_changed.set()
 
     async def _keep(self, namespace_id: str) -> int:
         # The caller relies on the namespace being read here, because it needs the workflow rules as well.
@@ -151,21 +151,21 @@ class TimeSkipper:
 
     async def _run(self) -> None:
         while True:
-            self._look.clear()
+            self._has_changed.clear()
             self._end_sleeps()
             try:
                 await self._forget_deleted()
-                pause_s = await self._skip() if self._count() <= 0 else LOOK_AGAIN_S
+                pause_s = await self._skip() if self._count() <= 0 else RECHECK_S
             except Exception:  # noqa: BLE001 - otherwise clients that wait for a skip would wait for ever
                 _log.exception("looking for the next timer failed; trying again")
-                pause_s = SOON_S
+                pause_s = RETRY_S
             if pause_s == AT_ONCE_S:
                 continue
             pause_ns = int(pause_s * SECOND_NS)
             if (next_ns := self._sleeps.next_ns) is not None:
                 # The end of a `Sleep` is an instant of the wall clock, which may be set.
                 pause_ns = min(pause_ns, next_ns - self._clock.now_ns(), int(WALL_CHECK_S * SECOND_NS))
-            await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._look.wait())
+            await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._has_changed.wait())
 
     async def _skip(self) -> float:
         """Skip to the next deadline if that is allowed. Return the seconds after which to check again."""
@@ -173,21 +173,21 @@ class TimeSkipper:
         await self._history.transfers.drain()
         changes = self._changes
         if self._busy or self._count() > 0:
-            return LOOK_AGAIN_S
-        due_ns, row_ns = await self._next_due()
+            return RECHECK_S
+        deadline_ns, row_ns = await self._next_deadline()
         if changes != self._changes:
             return AT_ONCE_S
         now_ns = self._clock.now_ns()
         if self._history.engine.writing or 0 < row_ns <= now_ns:
             # A decision is being written, or a due row is being fired. Either may end with a commit, which notifies us,
             # or without.
-            return SOON_S
-        if due_ns is None or not now_ns < due_ns <= LAST_SKIPPED_TO_NS:
-            return LOOK_AGAIN_S
-        self._clock.skip_to(due_ns)
+            return RETRY_S
+        if deadline_ns is None or not now_ns < deadline_ns <= LAST_SKIPPED_TO_NS:
+            return RECHECK_S
+        self._clock.skip_to(deadline_ns)
         return AT_ONCE_S
 
-    async def _next_due(self) -> tuple[int | None, int]:
+    async def _next_deadline(self) -> tuple[int | None, int]:
         """Return the next deadline (None: there is none), and the time of the first timer row (0: there is none).
 
         The row of a run is a lower bound and not worth a skip: its state has the exact deadline. So the first rows
@@ -201,9 +201,9 @@ class TimeSkipper:
                 if next_ns is not None and next_ns <= row.fire_at_ns:
                     break
                 entry = self._history.engine.peek(row.key) if row.kind == "execution" else None
-                due_ns = row.fire_at_ns if entry is None else _due(entry.state)
-                if due_ns is not None and (next_ns is None or due_ns < next_ns):
-                    next_ns = due_ns
+                deadline_ns = row.fire_at_ns if entry is None else _deadline(entry.state)
+                if deadline_ns is not None and (next_ns is None or deadline_ns < next_ns):
+                    next_ns = deadline_ns
             else:
                 if len(rows) == limit:
                     limit *= 10
@@ -270,10 +270,10 @@ def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, C
     return serve
 
 
-def _due(state: MutableState) -> int | None:
+def _deadline(state: MutableState) -> int | None:
     """Return the next deadline of a run by the server's clock; None when it has none."""
-    due_ns = deadlines.next_deadline(state)
-    return due_ns - skipped_ns(state) if due_ns else None
+    deadline_ns = deadlines.next_deadline(state)
+    return deadline_ns - skipped_ns(state) if deadline_ns else None
 
 
 def _reachable(instant_ns: int) -> int:

@@ -77,7 +77,7 @@ class AccessControl:
             raise _refused(claims, f"with {access} access", namespace)
 
     def peek(self, headers: Mapping[str, str]) -> bool | None:
-        """Return what `knows` would, or None if that would have to wait."""
+        """Return what `is_authenticated` would, or None if that would have to wait."""
         token = _bearer(headers)
         known = self._peek(token, headers)
         if known is False:
@@ -100,7 +100,7 @@ class AccessControl:
             return keys.find(hash_of(token), now_ns) is not None
         return keys.of_certificate((names or "").split("\n"), now_ns) is not None
 
-    async def knows(self, headers: Mapping[str, str]) -> bool:
+    async def is_authenticated(self, headers: Mapping[str, str]) -> bool:
         """Return whether the caller is authenticated, before the request is read."""
         try:
             await self._known(headers)

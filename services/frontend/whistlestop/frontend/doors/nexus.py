@@ -86,7 +86,7 @@ async def _of_endpoint(frontend: Frontend, request: HttpRequest, endpoint_id: st
 
     Only a caller with access to all namespaces learns that an endpoint does not exist.
     """
-    if not await frontend.knows(request.headers):
+    if not await frontend.is_authenticated(request.headers):
         raise nexus_answers.of_service_error(permission_denied())
     try:
         return await nexus_requests.of_endpoint(frontend, endpoint_id)

@@ -6,8 +6,8 @@ import time
 
 import typer
 
+from whistlestop.server.cli.api_access import DatabaseUrl, DbFilename, open_store, run
 from whistlestop.server.cli.output import Output, instant, print_json, print_table, wants_json
-from whistlestop.server.cli.reach import DatabaseUrl, DbFilename, open_store, run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from temporalio.envconfig import ClientConfigProfile
 
-    from whistlestop.server.cli.reach import Api
+    from whistlestop.server.cli.api_access import Api
 
 DEFAULT_ADDRESS = "127.0.0.1:7233"
 _TLS = "TLS"
@@ -169,14 +169,14 @@ class Connection:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Api]:
         """Yield the API. Raises CommandError if a named database cannot be opened."""
-        from whistlestop.server.cli import reach
+        from whistlestop.server.cli import api_access
 
         if self.db_filename or self.database_url:
-            async with reach.over_store(self.db_filename, self.database_url) as api:
+            async with api_access.over_store(self.db_filename, self.database_url) as api:
                 yield api
             return
         async with self._channel() as channel:
-            yield reach.OverGrpc(channel, self)
+            yield api_access.OverGrpc(channel, self)
 
     def _channel(self) -> Any:
         import grpc.aio

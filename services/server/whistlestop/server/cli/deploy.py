@@ -165,7 +165,7 @@ async def _prepare(url: str, namespace: str) -> tuple[int, bool]:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
     from whistlestop.deploy.settings import DeployError
-    from whistlestop.server.cli.reach import open_store, over_store
+    from whistlestop.server.cli.api_access import open_store, over_store
 
     async with open_store("", url) as (store, _):
         applied = len(await store.migrate())

@@ -186,7 +186,7 @@ def _store(database_url: str, path: str, pragmas: list[str] | None, listen_url: 
 def _origins(given: list[str] | None) -> tuple[str, ...]:
     if not given:
         return ()
-    from whistlestop.server.cli.lean import import_messages_alone
+    from whistlestop.server.cli.message_imports import import_messages_alone
 
     import_messages_alone()  # before anything imports Temporal's API
     from whistlestop.frontend.doors.browsers import origins_of
@@ -308,7 +308,7 @@ def _print_config(config: ServerConfig) -> None:
 
 
 def _run(config: ServerConfig, title: str, hints: list[str]) -> int:
-    from whistlestop.server.cli.lean import import_messages_alone
+    from whistlestop.server.cli.message_imports import import_messages_alone
 
     import_messages_alone()
     gc.disable()  # importing makes many permanent objects and nearly no garbage

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from whistlestop.server.cli.api_access import Api, run
 from whistlestop.server.cli.connection import Connection, on_a_server
 from whistlestop.server.cli.output import Output, as_json, instant, print_json, print_table, remark, wants_json
-from whistlestop.server.cli.reach import Api, run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whistlestop.server.cli import workflow_summary
+from whistlestop.server.cli.api_access import Api, run
 from whistlestop.server.cli.connection import Connection, on_a_server
 from whistlestop.server.cli.output import (
     Output,
@@ -17,7 +18,6 @@ from whistlestop.server.cli.output import (
     print_table,
     remark,
 )
-from whistlestop.server.cli.reach import Api, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

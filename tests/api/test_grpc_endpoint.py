@@ -16,7 +16,7 @@ from tests.patience import PATIENCE_S
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.errors import already_started
 from whistlestop.net.rpc_status import error_from_status
-from whistlestop.server.grpc_door import GrpcDoor
+from whistlestop.server.grpc_endpoint import GrpcEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ class _Caller:
 
 @pytest_asyncio.fixture
 async def caller(world: World) -> AsyncIterator[_Caller]:
-    door = GrpcDoor(world.frontend, SystemClock())
+    door = GrpcEndpoint(world.frontend, SystemClock())
     port = await door.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield _Caller(channel)
@@ -118,7 +118,7 @@ async def test_health(caller: _Caller, service: str) -> None:
 
 async def test_health_is_watched_to_the_end(world: World) -> None:
     """Serving, then not."""
-    door = GrpcDoor(world.frontend, SystemClock())
+    door = GrpcEndpoint(world.frontend, SystemClock())
     port = await door.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         method: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
@@ -201,8 +201,8 @@ async def test_a_drain_ends_open_polls_with_an_empty_answer(world: World, caller
 
 async def test_a_taken_port_is_an_error(world: World, caller: _Caller) -> None:
     """Not a second server that silently shares it."""
-    first = GrpcDoor(world.frontend, SystemClock())
+    first = GrpcEndpoint(world.frontend, SystemClock())
     port = await first.start("127.0.0.1:0")
     with pytest.raises(OSError, match="is the port taken"):
-        await GrpcDoor(world.frontend, SystemClock()).start(f"127.0.0.1:{port}")
+        await GrpcEndpoint(world.frontend, SystemClock()).start(f"127.0.0.1:{port}")
     await first.stop(0)

@@ -1,7 +1,7 @@
 """Measure a server's CPU per unary gRPC call, with replies of GetSystemInfo's size: our server and others.
 
-    python -m benchmarks.grpc_door                # every server, 1 and 64 calls in flight, three times each
-    python -m benchmarks.grpc_door --server ours  # one of them
+    python -m benchmarks.grpc_endpoint                # every server, 1 and 64 calls in flight, three times each
+    python -m benchmarks.grpc_endpoint --server ours  # one of them
 
 The server runs in a process of its own, whose CPU is read from /proc, so the client's cost does not count. The client
 is the Temporal SDK's (tonic), or grpc.aio's with --client grpcio. grpclib and h2 come with `pip install --group

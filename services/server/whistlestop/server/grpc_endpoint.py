@@ -44,9 +44,9 @@ class _Methods:
         self._clock = clock
         self.most = frontend.config.max_message_size
         services = frozenset(spec.service for spec in frontend.registry.values())
-        asks = frontend.config.auth is not None
-        self._is_authenticated = self._authenticated if asks else None
-        self._peek = self._peek_authenticated if asks else None
+        authenticates = frontend.config.auth is not None
+        self._is_authenticated = self._authenticated if authenticates else None
+        self._peek = self._peek_authenticated if authenticates else None
         self._served = services | {HEALTH_SERVICE, *REFLECTION_SERVICES}
         self.health = Health(services)
         self._by_path = {f"/{name}": self._of(spec) for name, spec in frontend.registry.items()}
@@ -67,7 +67,7 @@ class _Methods:
         return await self._frontend.knows(head.headers)
 
     def _peek_authenticated(self, head: Head) -> bool | None:
-        return self._frontend.peek_known(head.headers)
+        return self._frontend.peek_authenticated(head.headers)
 
     def _of(self, spec: RpcSpec) -> Method:
         call, clock, name, kind = self._frontend.call, self._clock, spec.full_name, spec.request_type
@@ -78,8 +78,8 @@ class _Methods:
                 request = parse(data)
             except DecodeError:
                 request = parse_request(kind, data)
-            left_s = head.timeout_s
-            deadline_ns = None if left_s is None else clock.steady_ns() + int(left_s * 1e9)
+            remaining_s = head.timeout_s
+            deadline_ns = None if remaining_s is None else clock.steady_ns() + int(remaining_s * 1e9)
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
         if spec.method == FOR_EVERYBODY and self._is_authenticated is not None:
@@ -98,7 +98,7 @@ def _unknown(path: str, served: Container[str]) -> Method:
     return Method(path, refusal=ServiceError(Code.UNIMPLEMENTED, message))
 
 
-class GrpcDoor:
+class GrpcEndpoint:
     """A gRPC server on one address. `port` is the bound port (useful after asking for 0)."""
 
     def __init__(self, frontend: Frontend, clock: Clock, budget: Budget | None = None) -> None:

@@ -23,7 +23,15 @@ from tests.server.conftest import launch, postgres_url, run_command
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.auth.config import AuthConfig, JwtConfig
 from whistlestop.frontend.auth.keys import ApiKey, hash_of, new_key, render
-from whistlestop.server.config import BadConfig, Role, ServerConfig, StoreConfig, TlsConfig, callers, refuse_strangers
+from whistlestop.server.config import (
+    BadConfig,
+    Role,
+    ServerConfig,
+    StoreConfig,
+    TlsConfig,
+    callers,
+    require_authentication,
+)
 from whistlestop.server.process import Server
 
 if TYPE_CHECKING:
@@ -215,16 +223,16 @@ def test_what_opens_a_function(
 @pytest.mark.parametrize("ip", ["0.0.0.0", "192.0.2.7", "::"])
 def test_strangers_reach_no_door_at_which_nobody_asks(ip: str) -> None:
     with pytest.raises(BadConfig, match="--allow-anonymous"):
-        refuse_strangers(ServerConfig(), ip)
+        require_authentication(ServerConfig(), ip)
     with pytest.raises(BadConfig, match="--allow-anonymous"):
-        refuse_strangers(ServerConfig(tls=TlsConfig("a", "b")), ip)
+        require_authentication(ServerConfig(tls=TlsConfig("a", "b")), ip)
     for config in (
         ServerConfig(allow_anonymous=True),
         ServerConfig(auth=AuthConfig("keys.json")),
         ServerConfig(tls=TlsConfig("a", "b", "ca")),
         ServerConfig(roles=frozenset({Role.HISTORY})),
     ):
-        refuse_strangers(config, ip)
+        require_authentication(config, ip)
 
 
 def test_a_server_says_who_may_call() -> None:
@@ -238,7 +246,7 @@ def test_a_server_says_who_may_call() -> None:
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "127.8.8.8", "::1"])
 def test_loopback_is_for_everybody(ip: str) -> None:
-    refuse_strangers(ServerConfig(), ip)
+    require_authentication(ServerConfig(), ip)
 
 
 # Logs

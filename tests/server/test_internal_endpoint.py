@@ -20,9 +20,9 @@ from whistlestop.net.http.client import Http1Client
 from whistlestop.net.http.server import HttpServer
 from whistlestop.net.internal.http_client import HttpClient
 from whistlestop.net.internal.routing import routing_key
-from whistlestop.server import internal_door
+from whistlestop.server import internal_endpoint
 from whistlestop.server.config import BadConfig, Role, ServerConfig, StoreConfig, check_internal_address
-from whistlestop.server.internal_door import InternalApi, credential, internal_app
+from whistlestop.server.internal_endpoint import InternalApi, credential, internal_app
 from whistlestop.server.process import Server
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ async def test_anything_else_is_not_found_and_health_is_for_all(site: Site) -> N
 
 async def test_an_envelope_that_is_too_large_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its length alone."""
-    monkeypatch.setattr(internal_door, "MOST_BODY", 1000)
+    monkeypatch.setattr(internal_endpoint, "MOST_BODY", 1000)
     error = await refusal(site.client(), rr.StartWorkflowExecutionRequest(workflow_id="w" * 1000))
     assert error.code is Code.RESOURCE_EXHAUSTED
     assert site.services[0].seen == []

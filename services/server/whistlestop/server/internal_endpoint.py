@@ -35,7 +35,7 @@ MOST_BODY = 64 * 1024 * 1024
 """Maximum size of an envelope. The public endpoints already refuse requests above 4 MiB."""
 KEEP_ALIVE_S = 75
 """How long a connection may be idle: longer than any pause of a caller that has work."""
-_HOLDS = frozenset(spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.holds)
+_LONG_POLLS = frozenset(spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.holds)
 """Long polls, which a drain ends at once."""
 _SHUTTING_DOWN = "the server is shutting down"
 _JSON = {"content-type": "application/json"}
@@ -55,7 +55,7 @@ class InternalApi:
         self._browsers = BrowserRules(open=not secrets)
         self._expected = [credential([secret])["authorization"].encode() for secret in secrets]
         self._warn = ThrottledWarnings(log, clock)
-        self._held: set[asyncio.Task[object]] = set()
+        self._long_polls: set[asyncio.Task[object]] = set()
         self._draining = False
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str], local_ip: str = "") -> HttpAnswer | None:
@@ -88,8 +88,8 @@ class InternalApi:
         assert task is not None
         if self._draining:
             return _answered(200, error_answer(unavailable(_SHUTTING_DOWN)))
-        if envelope.get("method") in _HOLDS:
-            self._held.add(task)
+        if envelope.get("method") in _LONG_POLLS:
+            self._long_polls.add(task)
         try:
             answer = await invoke_envelope(self._by_path[path], envelope, self._clock, can_long_poll=True)
         except asyncio.CancelledError:
@@ -101,16 +101,16 @@ class InternalApi:
             log.exception("%s failed", envelope.get("method"))
             answer = error_answer(ServiceError(Code.INTERNAL, "internal error"))
         finally:
-            self._held.discard(task)
+            self._long_polls.discard(task)
         return _answered(200, answer)
 
     async def drain(self) -> None:
         """Refuse new calls, and end long polls."""
         self._draining = True
-        held = list(self._held)
-        for task in held:
+        waiting = list(self._long_polls)
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     def _is_draining(self) -> bool:
         return self._draining
