@@ -249,7 +249,7 @@ def connect() -> None:
     """Measure a unary call in this process through ASGI, without sockets."""
     base = "import asyncio, json, logging, ssl, google.protobuf.message, whistlestop.frontend.registry"
     _import("connectrpc.server", "import connectrpc.server", base)
-    _import("whistlestop.frontend.doors.connect", "import whistlestop.frontend.doors.connect", base)
+    _import("whistlestop.frontend.endpoints.connect", "import whistlestop.frontend.endpoints.connect", base)
     asyncio.run(_connect_calls())
 
 
@@ -259,7 +259,7 @@ async def _connect_calls() -> None:
     from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, GetSystemInfoResponse
 
     from whistlestop.common.clock import SystemClock
-    from whistlestop.frontend.doors import connect as ours
+    from whistlestop.frontend.endpoints import connect as ours
     from whistlestop.net.http.answer import HttpRequest
 
     path = "/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo"
@@ -311,7 +311,7 @@ async def _connect_calls() -> None:
         return (await ours.serve(frontend, clock, request, 1 << 22, can_long_poll=True)).body
 
     assert await through_ours() == await through_library() == answer.SerializeToString()
-    await _async_calls("whistlestop.frontend.doors.connect", through_ours, 2000)
+    await _async_calls("whistlestop.frontend.endpoints.connect", through_ours, 2000)
     await _async_calls("connectrpc", through_library, 2000)
 
 

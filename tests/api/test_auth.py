@@ -33,7 +33,7 @@ from whistlestop.frontend.auth.grants import BadGrant, Role, parse_grant
 from whistlestop.frontend.auth.keys import ApiKey, BadKeys, KeySet, hash_of, new_key, parse, render
 from whistlestop.frontend.auth.sources import AGAIN_NS, FILE_AGE_NS, KEPT_AGE_NS, FileKeys, KeptByAws, source_of
 from whistlestop.frontend.config import FrontendConfig
-from whistlestop.frontend.doors.http import make_app
+from whistlestop.frontend.endpoints.http import make_app
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import OPERATOR_SERVICE, REGISTRY, WORKFLOW_SERVICE, Served
 from whistlestop.frontend.service import Frontend

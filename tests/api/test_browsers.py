@@ -13,7 +13,7 @@ from tests.api.test_auth import DOCUMENT, SECRETS
 from tests.api.test_lambda_function import _Context, _event, history
 from whistlestop.frontend import lambda_function
 from whistlestop.frontend.auth.config import AuthConfig
-from whistlestop.frontend.doors.browsers import BrowserRules, hosts_of, origins_of
+from whistlestop.frontend.endpoints.browsers import BrowserRules, hosts_of, origins_of
 from whistlestop.server.config import ServerConfig
 from whistlestop.server.dynamic_config import DynamicConfig
 from whistlestop.server.internal_endpoint import InternalApi

@@ -13,8 +13,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import Code, already_started
-from whistlestop.frontend.doors.connect import error_from_answer
-from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.endpoints.connect import error_from_answer
+from whistlestop.frontend.endpoints.http import HttpApi
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 
 if TYPE_CHECKING:

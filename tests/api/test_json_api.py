@@ -13,8 +13,8 @@ from temporalio.api.enums.v1.workflow_pb2 import HistoryEventFilterType
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import not_found
-from whistlestop.frontend.doors import payload_json, request_json, transcoding
-from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.endpoints import payload_json, request_json, transcoding
+from whistlestop.frontend.endpoints.http import HttpApi
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def test_every_annotated_path_leads_to_its_own_rpc() -> None:
 def test_paths_are_known_to_a_process_that_imported_nothing_else() -> None:
     """The registry imports no descriptors of services, in which the paths stand."""
     look = (
-        "from whistlestop.frontend.doors import transcoding\n"
+        "from whistlestop.frontend.endpoints import transcoding\n"
         "found = transcoding.find('GET', '/api/v1/namespaces/n/workflows/w')\n"
         "assert found is not None and found.binding.spec.method == 'DescribeWorkflowExecution', found"
     )

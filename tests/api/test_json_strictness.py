@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from whistlestop.common.clock import SystemClock
-from whistlestop.frontend.doors import transcoding
-from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.endpoints import transcoding
+from whistlestop.frontend.endpoints.http import HttpApi
 from whistlestop.net.http.answer import HttpRequest
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from whistlestop.common.proto.nexus_pb2 import (
 )
 from whistlestop.frontend.api.callbacks import check_callbacks
 from whistlestop.frontend.config import FrontendConfig
-from whistlestop.frontend.doors import nexus
+from whistlestop.frontend.endpoints import nexus
 from whistlestop.net import addresses
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
 from whistlestop.net.http.asgi import send_answer

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from whistlestop.frontend.doors import openapi, transcoding
-from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.endpoints import openapi, transcoding
+from whistlestop.frontend.endpoints.http import HttpApi
 from whistlestop.net.http.answer import HttpRequest
 
 if TYPE_CHECKING:

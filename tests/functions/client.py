@@ -18,7 +18,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.functions import instance
 from tests.parity.puppet import payloads
-from whistlestop.frontend.doors.connect import error_from_answer
+from whistlestop.frontend.endpoints.connect import error_from_answer
 from whistlestop.frontend.registry import REGISTRY, WORKFLOW_SERVICE
 from whistlestop.storage.postgres import PostgresStore
 from whistlestop.storage.sqlite import SqliteStore

@@ -26,8 +26,8 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.metrics import NO_METRICS
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.frontend.api.namespaces import ensure_namespace
-from whistlestop.frontend.doors.browsers import BrowserRules
-from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.endpoints.browsers import BrowserRules
+from whistlestop.frontend.endpoints.http import HttpApi
 from whistlestop.frontend.function_instance import answer_event
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY

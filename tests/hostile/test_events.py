@@ -68,7 +68,7 @@ def inflated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._inner, name)
 
-    monkeypatch.setattr("whistlestop.frontend.doors.connect.zlib.decompressobj", Decompressor)
+    monkeypatch.setattr("whistlestop.frontend.endpoints.connect.zlib.decompressobj", Decompressor)
     return sizes
 
 

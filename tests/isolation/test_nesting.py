@@ -21,7 +21,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.messages import nesting
 from whistlestop.common.messages.nesting import CUT_OFF, MAX_CAUSES
 from whistlestop.common.messages.nexus_content import failure_json
-from whistlestop.frontend.doors.payload_json import to_json
+from whistlestop.frontend.endpoints.payload_json import to_json
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.state_pb2 import MutableState

@@ -21,7 +21,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.frontend.doors.payload_json import to_json
+from whistlestop.frontend.endpoints.payload_json import to_json
 from whistlestop.frontend.registry import REGISTRY, Served
 from whistlestop.storage.sqlite.store import SqliteStore
 

@@ -57,7 +57,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "frontend/auth/tokens.py": {"TokenVerifier._expires_ns": "keys and tokens expire at a time of day"},
     "frontend/batch/operations.py": {"Operations._point": DUE},
     "frontend/batch/worker.py": {"note_job": STAMP, "BatchWorker._age_ns": SHARED},
-    "frontend/doors/nexus_requests.py": {"serve": STAMP},
+    "frontend/endpoints/nexus_requests.py": {"serve": STAMP},
     "history/api/activity/executions.py": {"describe_activity_execution": SHOWN},
     "history/api/deployments.py": {"refresh_drainage": STAMP},
     "history/api/fire_timers.py": {"fire_timers": DUE},

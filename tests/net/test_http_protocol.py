@@ -12,7 +12,7 @@ import uvicorn
 
 from tests.patience import PATIENCE_S
 from tests.support.waiting import eventually
-from whistlestop.frontend.doors.browsers import BrowserRules
+from whistlestop.frontend.endpoints.browsers import BrowserRules
 from whistlestop.net.budget import Budget
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
 from whistlestop.net.http.server import HttpServer

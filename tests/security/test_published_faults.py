@@ -17,7 +17,7 @@ from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
-from whistlestop.frontend.doors import nexus
+from whistlestop.frontend.endpoints import nexus
 from whistlestop.net.http.answer import HttpRequest
 from whistlestop.server.grpc_endpoint import _Methods
 

@@ -18,7 +18,7 @@ from whistlestop.common.clock import SystemClock
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.task_queues import internal_fault, is_internal
 from whistlestop.frontend.batch import worker
-from whistlestop.frontend.doors import nexus
+from whistlestop.frontend.endpoints import nexus
 from whistlestop.frontend.registry import Access
 from whistlestop.history.core.nexus import system as system_nexus
 from whistlestop.net.http.answer import HttpRequest

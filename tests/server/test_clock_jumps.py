@@ -129,7 +129,7 @@ async def jwks(clock: FakeClock, _: Any, folder: Path) -> Callable[[], Awaitable
     await known.key("one")
 
     async def is_fresh() -> bool:
-        return not known._wants_to_ask("one")
+        return not known._should_fetch("one")
 
     return is_fresh
 

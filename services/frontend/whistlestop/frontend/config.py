@@ -147,7 +147,7 @@ class FrontendConfig:
     time_skipping_enabled: bool = False
     time_skipping_max_session_skips: int = 200
     http_allowed_hosts: tuple[str, ...] | None = None
-    """Allowed `Host` headers of HTTP requests, in which `*` matches anything; None: see `doors.browsers`."""
+    """Allowed `Host` headers of HTTP requests, in which `*` matches anything; None: see `endpoints.browsers`."""
     auth: AuthConfig | None = None
     """How callers are authenticated; None: every request is allowed."""
     by_namespace: Mapping[str, FrontendConfig] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.ids import RandomIds
 from whistlestop.frontend.auth.config import of_function
 from whistlestop.frontend.config import FrontendConfig
-from whistlestop.frontend.doors.http import HttpApi
+from whistlestop.frontend.endpoints.http import HttpApi
 from whistlestop.frontend.service import Frontend
 from whistlestop.functions import http_events
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest
@@ -42,7 +42,7 @@ class FrontendInstance:
         self.frontend = Frontend(environment.store, history, matching, clock, RandomIds(), config)
         browsers = None
         if settings.auth_mode == "NONE" and config.auth is None:
-            from whistlestop.frontend.doors.browsers import BrowserRules
+            from whistlestop.frontend.endpoints.browsers import BrowserRules
 
             browsers = BrowserRules()
         self._api = HttpApi(self.frontend, clock, can_long_poll=False, browsers=browsers)
@@ -71,7 +71,7 @@ async def answer_event(api: HttpApi, event: dict[str, Any], latest_ns: int | Non
     try:
         head = http_events.head_of(event)
         request = HttpRequest(head.method, head.path, head.query, head.headers, path_was_decoded=head.path_was_decoded)
-        found = await api.look(request)
+        found = await api.check_headers(request)
         if isinstance(found, HttpAnswer):
             return found
         return await api.serve(replace(request, body=http_events.body_of(event)), found, latest_ns)

@@ -19,7 +19,7 @@ _LOOK = RpcSpec(
     namespaced=True,
     by_token=False,
     admin_fields=(),
-    holds=True,
+    long_poll=True,
 )
 
 OWN_REGISTRY: dict[str, RpcSpec] = {_LOOK.full_name: _LOOK}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
-FOR_EVERYBODY = "GetSystemInfo"
+UNAUTHENTICATED_RPC = "GetSystemInfo"
 """The only RPC that needs no credential: SDKs call it before anything else."""
 
 
@@ -82,7 +82,7 @@ class RpcSpec:
     """The request has a task token."""
     admin_fields: tuple[str, ...]
     """Fields that only an admin may set."""
-    holds: bool
+    long_poll: bool
     """A long poll: it ends with an empty reply at its deadline or when the server drains."""
 
     def access_to(self, request: Message) -> Access:
@@ -263,7 +263,7 @@ _TEST_RPCS: tuple[_Line, ...] = (
     ("GetCurrentTime", _F, _READ),
 )
 
-_HOLDS = frozenset(
+_LONG_POLLS = frozenset(
     {
         "PollWorkflowTaskQueue",
         "PollActivityTaskQueue",
@@ -307,7 +307,7 @@ def _spec(service: str, line: _Line, request_type: type[Message], response_type:
         namespaced="namespace" in asked.fields_by_name,
         by_token="task_token" in asked.fields_by_name,
         admin_fields=tuple(field.name for field in asked.fields if _is_admins(field)),
-        holds=name in _HOLDS,
+        long_poll=name in _LONG_POLLS,
     )
 
 

@@ -100,7 +100,7 @@ class Frontend:
         self._specs = REGISTRY | OWN_REGISTRY
         self._routes: dict[str, _Route] = {}
         """Routes of the RPCs called so far, by full name."""
-        self._held: set[asyncio.Task[object]] = set()
+        self._waiting: set[asyncio.Task[object]] = set()
         self._background: set[asyncio.Future[object]] = set()
         self._closing = False
 
@@ -169,8 +169,8 @@ class Frontend:
                 context = await self._enter_namespace(route, request, context)
             if unstorable:
                 raise _unstorable(unstorable)
-            if route.spec.holds:
-                return await self._hold(route, request, context)
+            if route.spec.long_poll:
+                return await self._serve_long_poll(route, request, context)
             return await route.serve(request, context)
         except ValueError as error:
             raise refused_time(request) or error from None
@@ -199,10 +199,10 @@ class Frontend:
         self._closing = True
         for task in self._background:
             task.cancel()
-        held = list(self._held)
-        for task in held:
+        waiting = list(self._waiting)
+        for task in waiting:
             task.cancel()
-        for _ in held:
+        for _ in waiting:
             await asyncio.sleep(0)
 
     def _route(self, spec: RpcSpec) -> _Route:
@@ -254,11 +254,11 @@ class Frontend:
     def _draining(self) -> bool:
         return self._closing
 
-    async def _hold(self, route: _Route, request: Message, context: CallContext) -> Reply:
+    async def _serve_long_poll(self, route: _Route, request: Message, context: CallContext) -> Reply:
         if self._draining():
             raise unavailable("the server is shutting down")
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        self._held.add(task)
+        self._waiting.add(task)
         try:
             return await route.serve(request, context)
         except asyncio.CancelledError:
@@ -269,7 +269,7 @@ class Frontend:
                 return route.spec.response_type()
             raise unavailable("the server is shutting down") from None
         finally:
-            self._held.discard(task)
+            self._waiting.discard(task)
 
 
 def _unstorable(field: str) -> ServiceError:

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from whistlestop.common.clients import encoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.frontend.registry import FOR_EVERYBODY
+from whistlestop.frontend.registry import UNAUTHENTICATED_RPC
 from whistlestop.net.decode import check_size, parse_request
 from whistlestop.net.grpc.head import Method
 from whistlestop.net.grpc.health import HEALTH_SERVICE, Health
@@ -82,7 +82,7 @@ class _Methods:
             deadline_ns = None if remaining_s is None else clock.steady_ns() + int(remaining_s * 1e9)
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
-        if spec.method == FOR_EVERYBODY and self._is_authenticated is not None:
+        if spec.method == UNAUTHENTICATED_RPC and self._is_authenticated is not None:
             return Method(name, handle, public=True, most=_MOST_PUBLIC, peek=self._peek)
         return Method(name, handle, is_authenticated=self._is_authenticated, peek=self._peek)
 

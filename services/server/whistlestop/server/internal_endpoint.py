@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.errors import Code, ServiceError, unavailable
 from whistlestop.common.throttle import ThrottledWarnings
-from whistlestop.frontend.doors.browsers import BrowserRules
+from whistlestop.frontend.endpoints.browsers import BrowserRules
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 from whistlestop.net.http.answer import HttpAnswer
@@ -35,7 +35,7 @@ MOST_BODY = 64 * 1024 * 1024
 """Maximum size of an envelope. The public endpoints already refuse requests above 4 MiB."""
 KEEP_ALIVE_S = 75
 """How long a connection may be idle: longer than any pause of a caller that has work."""
-_LONG_POLLS = frozenset(spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.holds)
+_LONG_POLLS = frozenset(spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.long_poll)
 """Long polls, which a drain ends at once."""
 _SHUTTING_DOWN = "the server is shutting down"
 _JSON = {"content-type": "application/json"}

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.metrics import Metrics
     from whistlestop.common.notify import Notifier
-    from whistlestop.frontend.doors.browsers import BrowserRules
+    from whistlestop.frontend.endpoints.browsers import BrowserRules
     from whistlestop.frontend.service import Frontend
     from whistlestop.net.http.asgi import App
     from whistlestop.server.config import TlsConfig
@@ -294,7 +294,7 @@ class Server:
         rules = _browser_rules(self.config, services)
 
         def make() -> App:
-            from whistlestop.frontend.doors.http import make_app
+            from whistlestop.frontend.endpoints.http import make_app
 
             return make_app(frontend, services.clock, rules)  # type: ignore[arg-type]  # measured, it has the same call
 
@@ -438,7 +438,7 @@ def _cannot_listen(flag: str, ip: str, port: int, error: OSError) -> BadConfig:
 
 
 def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
-    from whistlestop.frontend.doors.browsers import LOCAL_NAMES, BrowserRules, hosts_of
+    from whistlestop.frontend.endpoints.browsers import LOCAL_NAMES, BrowserRules, hosts_of
 
     # A browser presents a client certificate whatever site's page makes the request.
     is_open = config.auth is None or (config.tls is not None and bool(config.tls.client_ca))

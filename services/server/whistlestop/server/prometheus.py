@@ -12,7 +12,7 @@ from whistlestop.net.http.asgi import PEER, headers_of, local_ip_of, send_answer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from whistlestop.frontend.doors.browsers import BrowserRules
+    from whistlestop.frontend.endpoints.browsers import BrowserRules
     from whistlestop.net.http.asgi import App, Receive, Send
 
 TASK_TYPES = {1: "workflow", 2: "activity", 3: "nexus"}

@@ -42,7 +42,7 @@ from whistlestop.frontend.api.deployments import (
     find,
     find_in,
     limits_of,
-    look_through,
+    reroute_tasks,
     store_of,
     token_of,
 )
@@ -309,7 +309,7 @@ async def _reroute(frontend: Frontend, context: CallContext, data: DeploymentDat
     request = RerouteTasksRequest(
         queues=[RerouteTasksRequest.Queue(name=name, task_type=kind) for name, kind in sorted(queues)]
     )
-    await look_through(frontend, request, context)
+    await reroute_tasks(frontend, request, context)
 
 
 HANDLERS: dict[str, Handler] = {

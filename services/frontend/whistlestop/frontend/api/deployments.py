@@ -99,13 +99,13 @@ async def change_adding_version(
         return await has_pollers(frontend, context, info)
 
     async def refresh(versions: list[deployment_pb.WorkerDeploymentVersion]) -> None:
-        await _look(frontend, context, versions)
+        await _check_drainage(frontend, context, versions)
 
     deployments = store_of(frontend)
     return await deployments.add(context.namespace_id, name, change, refresh=refresh, is_polled=is_polled)
 
 
-async def look_through(frontend: Frontend, request: RerouteTasksRequest, context: CallContext) -> None:
+async def reroute_tasks(frontend: Frontend, request: RerouteTasksRequest, context: CallContext) -> None:
     """Make history read the new routing of these queues, and move waiting tasks accordingly."""
     await frontend.history.call("RerouteTasks", request, context)
     if not context.can_long_poll:
@@ -178,14 +178,14 @@ async def _read(
     known = await deployments.read(context.namespace_id)
     grace_ns = int(frontend.config.of(context.namespace).version_drainage_grace_s * SECOND_NS)
     refresh_ns = int(frontend.config.of(context.namespace).version_drainage_refresh_s * SECOND_NS)
-    due = [info for info in choose(known) if drainage.needs_check(info, now_ns, grace_ns, refresh_ns)]
-    if not due:
+    unchecked = [info for info in choose(known) if drainage.needs_check(info, now_ns, grace_ns, refresh_ns)]
+    if not unchecked:
         return known
-    await _look(frontend, context, [info.deployment_version for info in due])
+    await _check_drainage(frontend, context, [info.deployment_version for info in unchecked])
     return await deployments.read(context.namespace_id)
 
 
-async def _look(
+async def _check_drainage(
     frontend: Frontend, context: CallContext, versions: list[deployment_pb.WorkerDeploymentVersion]
 ) -> None:
     try:

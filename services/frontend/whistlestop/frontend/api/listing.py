@@ -45,7 +45,7 @@ _Response = TypeVar("_Response", bound=CountResponse)
 _Entry = TypeVar("_Entry")
 
 
-def left_s(frontend: Frontend, context: CallContext) -> float:
+def remaining_s(frontend: Frontend, context: CallContext) -> float:
     """Return how long the store may read for this caller, in seconds: until its deadline, up to a limit."""
     most = frontend.config.visibility_read_s
     if context.deadline_ns is None:
@@ -67,7 +67,7 @@ async def page(
     check_mark(after, mark)
     try:
         rows, token = await frontend.store.list_visibility(
-            context.namespace_id, query, limit, after, left_s(frontend, context)
+            context.namespace_id, query, limit, after, remaining_s(frontend, context)
         )
     except InvalidQuery as error:
         raise invalid_argument(error.message) from None
@@ -77,10 +77,12 @@ async def page(
 async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:
     """Fill in the count, and a count per group if the filter groups."""
     if not query.group_by:
-        response.count = await frontend.store.count_visibility(context.namespace_id, query, left_s(frontend, context))
+        response.count = await frontend.store.count_visibility(
+            context.namespace_id, query, remaining_s(frontend, context)
+        )
         return response
     groups = await frontend.store.count_visibility_groups(
-        context.namespace_id, query, _MOST_GROUPS, left_s(frontend, context)
+        context.namespace_id, query, _MOST_GROUPS, remaining_s(frontend, context)
     )
     for values, count in groups:
         response.count += count
@@ -96,8 +98,8 @@ async def parsed_filter(
     If the filter names an unknown attribute, the namespace is read again once, since the attribute may be new. With
     `yields`, a custom attribute takes precedence over an alias of the same name.
     """
-    for look in (frontend.namespaces.by_id, frontend.namespaces.refresh):
-        namespace = await look(context.namespace_id)
+    for lookup in (frontend.namespaces.by_id, frontend.namespaces.refresh):
+        namespace = await lookup(context.namespace_id)
         custom: Custom = {} if namespace is None else namespace.custom_search_attributes
         known = custom
         if aliases:

@@ -240,7 +240,7 @@ async def delete_namespace(
     delay_ns = int(frontend.config.namespace_delete_delay_s * SECOND_NS)
     if request.HasField("namespace_delete_delay"):
         delay_ns = request.namespace_delete_delay.ToNanoseconds()
-    data.kept_until_ns = frontend.clock.now_ns() + max(delay_ns, 0) + SHOWN_NS
+    data.kept_until_ns = frontend.clock.now_ns() + max(delay_ns, 0) + VISIBLE_AFTER_DELETION_NS
     await _write(frontend, record, data)
     await frontend.store.enqueue(
         QueueMessage(DELETION_QUEUE, frontend.ids.task_id(frontend.clock.now_ns()), namespace_id.encode())
@@ -273,7 +273,7 @@ def resume_deletions(frontend: Frontend) -> None:
     frontend.begin(_finish_all_deletions(frontend))
 
 
-SHOWN_NS = 5 * SECOND_NS
+VISIBLE_AFTER_DELETION_NS = 5 * SECOND_NS
 """Minimum time for which a deleted namespace can be described; Temporal's deletion takes some seconds as well."""
 _ENDPOINTS_PAGE = 1000
 _MOST_DELETIONS = 1000
@@ -281,16 +281,16 @@ _MOST_DELETIONS = 1000
 
 
 async def _finish_all_deletions(frontend: Frontend) -> None:
-    left, due_ns = True, 0
+    more, next_ns = True, 0
 
     async def turn() -> None:
-        nonlocal left, due_ns
-        await sleep_until(frontend.clock, due_ns)
-        done, due_ns = await _delete_page(frontend, 100)
-        left = bool(done or due_ns)
+        nonlocal more, next_ns
+        await sleep_until(frontend.clock, next_ns)
+        done, next_ns = await _delete_page(frontend, 100)
+        more = bool(done or next_ns)
 
     loop = Loop("deletions", frontend.clock)
-    while left:
+    while more:
         await loop.attempt(turn)
     loop.ended()
 
@@ -305,10 +305,10 @@ async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
 
 async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
     """Delete like `finish_deletions`; return also when the next kept namespace may be deleted, 0 for none."""
-    done, dues = 0, []
+    done, next_times = 0, []
     for message in await frontend.store.read_queue(DELETION_QUEUE, 0, _MOST_DELETIONS):
         try:
-            deleted, due_ns = await _delete_some(frontend, message, limit - done)
+            deleted, next_ns = await _delete_some(frontend, message, limit - done)
         except Exception as error:
             if isinstance(error, StorageError) and is_transient(error):
                 raise
@@ -316,11 +316,11 @@ async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
             await frontend.aside.seen("queue", (message.queue_name, str(message.message_id)), error)
             continue
         done += deleted
-        if due_ns:
-            dues.append(due_ns)
+        if next_ns:
+            next_times.append(next_ns)
         if done >= limit:
             break
-    return done, 0 if done else min(dues, default=0)
+    return done, 0 if done else min(next_times, default=0)
 
 
 async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) -> tuple[int, int]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")
-_NAME_SHOWN = r"^[a-zA-Z][a-zA-Z0-9\\-]*[a-zA-Z0-9]$"
+_NAME_IN_MESSAGES = r"^[a-zA-Z][a-zA-Z0-9\\-]*[a-zA-Z0-9]$"
 _URL_PREFIX = "/nexus/endpoints/{}/services"
 _DEFAULT_PAGE = 100
 _MOST_PER_PAGE = 1000
@@ -187,7 +187,7 @@ def _name_issues(name: str, most: int) -> list[str]:
     if len(name.encode()) > most:
         issues.append(f"endpoint name exceeds length limit of {most}")
     if not _NAME.fullmatch(name):
-        issues.append(f'endpoint name must match the regex: "{_NAME_SHOWN}"')
+        issues.append(f'endpoint name must match the regex: "{_NAME_IN_MESSAGES}"')
     return issues
 
 

@@ -90,26 +90,26 @@ def _all_of(of_rpc: Iterable[Guard]) -> Guard:
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
-def _refuse(error: Callable[[], ServiceError], holds: Callable[[Any], bool] | None = None) -> Guard:
-    """Return a guard that refuses every request, or those for which `holds` is true."""
+def _refuse(error: Callable[[], ServiceError], applies: Callable[[Any], bool] | None = None) -> Guard:
+    """Return a guard that refuses every request, or those for which `applies` is true."""
 
     def check(request: Any) -> None:
-        if holds is None or holds(request):
+        if applies is None or applies(request):
             raise error()
 
     return check
 
 
-def _deny(message: str, holds: Callable[[Any], bool] | None = None) -> Guard:
-    return _refuse(lambda: denied(message), holds)
+def _deny(message: str, applies: Callable[[Any], bool] | None = None) -> Guard:
+    return _refuse(lambda: denied(message), applies)
 
 
-def _not_there(message: str, holds: Callable[[Any], bool] | None = None) -> Guard:
-    return _refuse(lambda: unimplemented(message), holds)
+def _not_there(message: str, applies: Callable[[Any], bool] | None = None) -> Guard:
+    return _refuse(lambda: unimplemented(message), applies)
 
 
-def _invalid(message: str, holds: Callable[[Any], bool] | None = None) -> Guard:
-    return _refuse(lambda: invalid_argument(message), holds)
+def _invalid(message: str, applies: Callable[[Any], bool] | None = None) -> Guard:
+    return _refuse(lambda: invalid_argument(message), applies)
 
 
 def denied(message: str) -> ServiceError:

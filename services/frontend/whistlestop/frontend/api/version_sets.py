@@ -23,7 +23,7 @@ from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest
 from whistlestop.common.versioning.build_ids import find_build, set_id_of
 from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.deployments import look_through, store_of
+from whistlestop.frontend.api.deployments import reroute_tasks, store_of
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
@@ -123,7 +123,7 @@ async def reroute(frontend: Frontend, task_queue: str, context: CallContext) -> 
     """Move waiting tasks that belong to another build id now."""
     kinds = (TASK_QUEUE_TYPE_WORKFLOW, TASK_QUEUE_TYPE_ACTIVITY, TASK_QUEUE_TYPE_NEXUS)
     queues = [RerouteTasksRequest.Queue(name=task_queue, task_type=kind) for kind in kinds]
-    await look_through(frontend, RerouteTasksRequest(queues=queues), context)
+    await reroute_tasks(frontend, RerouteTasksRequest(queues=queues), context)
 
 
 def _builds(data: VersioningData) -> set[str]:

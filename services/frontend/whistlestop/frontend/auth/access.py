@@ -19,7 +19,7 @@ from whistlestop.frontend.auth.config import BEHIND_A_SIGNATURE
 from whistlestop.frontend.auth.grants import roles_for
 from whistlestop.frontend.auth.keys import PREFIX, hash_of
 from whistlestop.frontend.auth.sources import source_of
-from whistlestop.frontend.registry import FOR_EVERYBODY, Access
+from whistlestop.frontend.registry import UNAUTHENTICATED_RPC, Access
 from whistlestop.net import certificates
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class AccessControl:
     async def admit(self, spec: RpcSpec, request: Message, context: CallContext) -> CallContext:
         """Authorise a call and return its context. Raises ServiceError(PERMISSION_DENIED)."""
         method = spec.method
-        if method == FOR_EVERYBODY:
+        if method == UNAUTHENTICATED_RPC:
             return context
         claims = await self._known(context.headers)
         if method == _LISTED:

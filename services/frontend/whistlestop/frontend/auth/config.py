@@ -80,9 +80,9 @@ class AuthConfig:
         return " or ".join(ways)
 
 
-def without_credentials(headers: Mapping[str, str], *, asked: bool) -> dict[str, str]:
-    """Return the headers without credentials: ours (if authentication is on, `asked`) and AWS's."""
-    dropped = _CREDENTIALS | {certificates.HEADER} if asked else frozenset({certificates.HEADER})
+def without_credentials(headers: Mapping[str, str], *, authenticates: bool) -> dict[str, str]:
+    """Return the headers without credentials: ours (if authentication is on, `authenticates`) and AWS's."""
+    dropped = _CREDENTIALS | {certificates.HEADER} if authenticates else frozenset({certificates.HEADER})
     if headers.get("authorization", "").lower().startswith(_SIGNATURES):
         dropped |= _OF_SIGNATURES
     return {name: value for name, value in headers.items() if name not in dropped}

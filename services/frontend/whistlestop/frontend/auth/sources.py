@@ -62,7 +62,7 @@ class FileKeys:
         self._path = Path(path)
         self._clock = clock
         try:
-            self._seen = self._look()
+            self._seen = self._stat()
             self._keys = KeySet(parse(self._path.read_text("utf-8")))
         except OSError as error:
             raise BadKeys(f"API keys {path}: {error.strerror}") from error
@@ -81,13 +81,13 @@ class FileKeys:
     async def load(self) -> KeySet:
         return self._keys
 
-    def _look(self) -> tuple[int, int, int]:
+    def _stat(self) -> tuple[int, int, int]:
         status = self._path.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _read_again(self) -> None:
         try:
-            seen = self._look()
+            seen = self._stat()
             if seen == self._seen:
                 return
             self._keys = KeySet(parse(self._path.read_text("utf-8")))

@@ -136,7 +136,7 @@ class Jwks:
         self._keys: dict[str, Any] = {}
         self._known = False
         self._fresh_until_ns = 0
-        self._asked_ns = -JWKS_AGAIN_NS
+        self._fetched_ns = -JWKS_AGAIN_NS
         self._asking = asyncio.Lock()
 
     async def key(self, key_id: str) -> Any:
@@ -144,24 +144,24 @@ class Jwks:
 
         The last known keys are used while the issuer does not answer.
         """
-        if self._wants_to_ask(key_id):
+        if self._should_fetch(key_id):
             async with self._asking:
-                if self._wants_to_ask(key_id):
-                    await self._ask()
+                if self._should_fetch(key_id):
+                    await self._fetch()
         if not self._known:
             raise unavailable("The keys that sign tokens can't be read. Try again.")
         return self._keys.get(key_id)
 
-    def _wants_to_ask(self, key_id: str) -> bool:
+    def _should_fetch(self, key_id: str) -> bool:
         now_ns = self._clock.steady_ns()
-        if now_ns < self._asked_ns + JWKS_AGAIN_NS:
+        if now_ns < self._fetched_ns + JWKS_AGAIN_NS:
             return False
         return key_id not in self._keys or now_ns >= self._fresh_until_ns
 
-    async def _ask(self) -> None:
+    async def _fetch(self) -> None:
         import jwt
 
-        self._asked_ns = self._clock.steady_ns()
+        self._fetched_ns = self._clock.steady_ns()
         try:
             document = json.loads(await _fetch(self._url, self._outbound))
             keys = jwt.PyJWKSet.from_dict(document).keys
@@ -174,7 +174,7 @@ class Jwks:
             return
         self._keys = {key.key_id: key for key in keys if key.key_id and key.public_key_use in (None, "sig")}
         self._known = True
-        self._fresh_until_ns = self._asked_ns + JWKS_AGE_NS
+        self._fresh_until_ns = self._fetched_ns + JWKS_AGE_NS
 
 
 async def _fetch(url: str, outbound: Outbound) -> bytes:

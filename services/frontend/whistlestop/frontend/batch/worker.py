@@ -61,7 +61,7 @@ _MOST_JOBS = 100
 _TURNS = 20
 _NEVER_STARTED_NS = 60 * SECOND_NS
 _TURN_S = 5.0
-_WAKE_S = 20.0
+_RECHECK_S = 20.0
 # The only operations that have an effect on closed executions.
 _ON_CLOSED_TOO = frozenset({"deletion_operation", "reset_operation", "delete_activities_operation"})
 
@@ -127,7 +127,7 @@ def page_s(wanted_per_s: float, most_per_s: float) -> float:
 async def work_on_batches(frontend: Frontend) -> int:
     """Work on each open job for a limited time, oldest first, in an invoked function. Return the number of jobs."""
     jobs = await _noted(frontend)
-    ends_ns = frontend.clock.steady_ns() + round(_WAKE_S * SECOND_NS)
+    ends_ns = frontend.clock.steady_ns() + round(_RECHECK_S * SECOND_NS)
     for job in jobs:
         if frontend.clock.steady_ns() >= ends_ns:
             break
@@ -231,7 +231,7 @@ class Progress:
         return common_pb.Payloads(payloads=[json_payload(told)])
 
 
-class _Gone(Exception):
+class _Disappeared(Exception):
     """The activity was stopped: the job was terminated, or the attempt timed out."""
 
 
@@ -305,7 +305,7 @@ class BatchWorker:
             return False
         try:
             await Attempt(self._frontend, self._until(_FOREVER_S), task, ends_ns).run()
-        except _Gone:
+        except _Disappeared:
             log.info("the batch activity of %s was stopped", task.workflow_execution.workflow_id)
         return True
 
@@ -488,7 +488,7 @@ class Attempt:
             await self._frontend.history.call(method, request, self._context)
         except ServiceError as error:
             if error.code is Code.NOT_FOUND:
-                raise _Gone from None
+                raise _Disappeared from None
             raise
 
 

@@ -79,7 +79,7 @@ def _dumped(value: object, indent: int | None = None) -> str:
 
 def as_json(message: Message) -> object:
     """Return the message as Temporal's JSON, with payloads and search attributes as their values."""
-    from whistlestop.frontend.doors.payload_json import to_json
+    from whistlestop.frontend.endpoints.payload_json import to_json
 
     return _with_values(json.loads(to_json(message, shorthand=True, pretty=False)))
 

@@ -189,7 +189,7 @@ def _origins(given: list[str] | None) -> tuple[str, ...]:
     from whistlestop.server.cli.message_imports import import_messages_alone
 
     import_messages_alone()  # before anything imports Temporal's API
-    from whistlestop.frontend.doors.browsers import origins_of
+    from whistlestop.frontend.endpoints.browsers import origins_of
 
     try:
         return tuple(sorted(origins_of(given)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from google.protobuf.descriptor import FieldDescriptor
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.frontend.doors.transcoding import Binding, bindings
+from whistlestop.frontend.endpoints.transcoding import Binding, bindings
 from whistlestop.net.http.answer import HttpAnswer
 
 if TYPE_CHECKING:

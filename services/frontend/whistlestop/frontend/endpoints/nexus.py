@@ -21,7 +21,7 @@ from whistlestop.common.messages.storable import NUL
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest
 from whistlestop.frontend.auth.config import without_credentials
 from whistlestop.frontend.client_versions import check_nexus
-from whistlestop.frontend.doors import nexus_answers, nexus_requests
+from whistlestop.frontend.endpoints import nexus_answers, nexus_requests
 from whistlestop.frontend.registry import Access
 from whistlestop.net.http.answer import HttpAnswer
 
@@ -102,12 +102,12 @@ async def _admitted(
 
     A path without a namespace requires a role in all of them.
     """
-    asked = frontend.config.auth is not None
+    authenticates = frontend.config.auth is not None
     try:
         await frontend.admit(access, namespace, request.headers)
     except ServiceError as error:
         raise nexus_answers.of_service_error(error) from None
-    return replace(request, headers=without_credentials(request.headers, asked=asked))
+    return replace(request, headers=without_credentials(request.headers, authenticates=authenticates))
 
 
 async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, context: CallContext) -> HttpAnswer:

@@ -18,7 +18,16 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
 from whistlestop.common.messages.nesting import load_json
-from whistlestop.frontend.doors.payload_json import MESSAGE_TYPE, NULL, PAYLOAD, PAYLOADS, PLAIN, PROTO, number, ordered
+from whistlestop.frontend.endpoints.payload_json import (
+    MESSAGE_TYPE,
+    NULL,
+    PAYLOAD,
+    PAYLOADS,
+    PLAIN,
+    PROTO,
+    number,
+    ordered,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import EnumDescriptor

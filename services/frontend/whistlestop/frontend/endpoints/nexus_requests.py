@@ -25,8 +25,8 @@ from whistlestop.common.proto.nexus_pb2 import (
     NexusEndpointData,
 )
 from whistlestop.frontend.client_versions import check_nexus
-from whistlestop.frontend.doors import nexus_answers
-from whistlestop.frontend.doors.nexus_answers import refusal
+from whistlestop.frontend.endpoints import nexus_answers
+from whistlestop.frontend.endpoints.nexus_answers import refusal
 from whistlestop.net.http.answer import HttpAnswer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ async def serve(
         raise refusal("NOT_FOUND", "not found")
     wanted = nexus_pb.Request(endpoint=target.endpoint)
     wanted.scheduled_time.FromNanoseconds(clock.now_ns())
-    wanted.capabilities.temporal_failure_responses = _knows_failures(request)
+    wanted.capabilities.temporal_failure_responses = _supports_failures(request)
     cancels = len(others) > 1
     if cancels:
         _fill_cancel(wanted, request, service, others, query)
@@ -118,10 +118,10 @@ async def serve(
     outcome: Any = decoded(reply, DispatchNexusTaskResponse)
     if cancels and outcome.WhichOneof("outcome") == "response":
         return HttpAnswer(202, b"")
-    return _answer(outcome, failure_support=_knows_failures(request))
+    return _answer(outcome, failure_support=_supports_failures(request))
 
 
-def _knows_failures(request: HttpRequest) -> bool:
+def _supports_failures(request: HttpRequest) -> bool:
     return request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true"
 
 

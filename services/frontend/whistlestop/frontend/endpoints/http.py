@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.errors import Code, ServiceError, permission_denied
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.frontend.doors import connect
-from whistlestop.frontend.registry import FOR_EVERYBODY
+from whistlestop.frontend.endpoints import connect
+from whistlestop.frontend.registry import UNAUTHENTICATED_RPC
 from whistlestop.net import certificates
 from whistlestop.net.http.answer import HttpAnswer, HttpRequest, compressed
 from whistlestop.net.http.asgi import (
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.clock import Clock
-    from whistlestop.frontend.doors.browsers import BrowserRules
+    from whistlestop.frontend.endpoints.browsers import BrowserRules
     from whistlestop.frontend.service import Frontend
     from whistlestop.net.http.asgi import App, Receive, Send
 
 
 logger = logging.getLogger(__name__)
-_MOST_FROM_ANYBODY = 16 * 1024
+_MAX_UNAUTHENTICATED_BODY = 16 * 1024
 """Maximum body, compressed or not, of the only RPC that needs no credential."""
 _MOST_DISCARDED = 8 * 1024 * 1024
 """Bytes of an authenticated caller's too large body that are read and discarded. A larger one resets the connection."""
@@ -57,13 +57,13 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class Accepted:
     """A request whose headers are acceptable."""
 
     kind: Kind
     most_body: int
     """Maximum size of the body in bytes, compressed or not."""
-    known: bool
+    is_authenticated: bool
     """Whether the caller was authenticated (or authentication is off); False for RPCs that need no credential."""
 
 
@@ -84,47 +84,47 @@ class HttpApi:
 
     async def handle(self, request: HttpRequest, latest_ns: int | None = None) -> HttpAnswer:
         """Serve any request, by `latest_ns` (steady clock) if given. Raises only cancellation."""
-        found = await self.look(request)
-        return await self.serve(request, found, latest_ns) if isinstance(found, Passed) else found
+        found = await self.check_headers(request)
+        return await self.serve(request, found, latest_ns) if isinstance(found, Accepted) else found
 
-    async def look(self, request: HttpRequest) -> Passed | HttpAnswer:
+    async def check_headers(self, request: HttpRequest) -> Accepted | HttpAnswer:
         """Check the headers of a request: return its answer if the body does not matter, else what `serve` needs."""
         try:
-            found = await self._look(request)
+            found = await self._check_headers(request)
         except ServiceError as error:
             found = _error_answer(request, error)
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
             found = _internal_error(request)
-        return found if isinstance(found, Passed) else self._readable(request, found)
+        return found if isinstance(found, Accepted) else self._readable(request, found)
 
-    async def serve(self, request: HttpRequest, passed: Passed, latest_ns: int | None = None) -> HttpAnswer:
-        """Serve a request that `look` allows, by `latest_ns` (steady clock) if given."""
-        if len(request.body) > passed.most_body:
-            return self.too_large(request, passed, len(request.body))
+    async def serve(self, request: HttpRequest, accepted: Accepted, latest_ns: int | None = None) -> HttpAnswer:
+        """Serve a request that `check_headers` allows, by `latest_ns` (steady clock) if given."""
+        if len(request.body) > accepted.most_body:
+            return self.too_large(request, accepted, len(request.body))
         try:
-            answer = await self._answer(request, passed, latest_ns)
+            answer = await self._answer(request, accepted, latest_ns)
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
             answer = _internal_error(request)
         return self._readable(request, compressed(answer, request.headers.get("accept-encoding", "")))
 
-    def too_large(self, request: HttpRequest, passed: Passed, size: int) -> HttpAnswer:
+    def too_large(self, request: HttpRequest, accepted: Accepted, size: int) -> HttpAnswer:
         """Return the answer to a body of `size` bytes, which is too large."""
-        if passed.kind is Kind.CONNECT:
-            answer = connect.error_answer(connect.too_large(size, passed.most_body))
-        elif passed.kind is Kind.NEXUS:
-            from whistlestop.frontend.doors import nexus
+        if accepted.kind is Kind.CONNECT:
+            answer = connect.error_answer(connect.too_large(size, accepted.most_body))
+        elif accepted.kind is Kind.NEXUS:
+            from whistlestop.frontend.endpoints import nexus
 
             answer = nexus.error_answer(request, nexus.too_large(request))
         else:
-            from whistlestop.frontend.doors import json_api
+            from whistlestop.frontend.endpoints import json_api
 
             answer = json_api.error_answer(json_api.too_large(), request)
         return self._readable(request, answer)
 
-    async def _look(self, request: HttpRequest) -> Passed | HttpAnswer:
-        """Check the headers like `look`. Raises ServiceError."""
+    async def _check_headers(self, request: HttpRequest) -> Accepted | HttpAnswer:
+        """Check the headers like `check_headers`. Raises ServiceError."""
         kind = _kind(request.path)
         if self._browsers is not None:
             allowed = self._browsers.preflight(request.method, request.headers)
@@ -136,49 +136,49 @@ class HttpApi:
         if request.path == HEALTH:
             said = json.dumps(loops.health(), separators=(",", ":")).encode()
             return HttpAnswer(200, said, {"content-type": "application/json"})
-        for_everybody = False
+        unauthenticated = False
         if kind is Kind.CONNECT:
             answer = connect.refusal(request)
             if answer is not None:
                 return answer
-            for_everybody = request.path.endswith(f"/{FOR_EVERYBODY}")
+            unauthenticated = request.path.endswith(f"/{UNAUTHENTICATED_RPC}")
             most = self._frontend.config.max_message_size
         elif kind is Kind.NEXUS:
-            from whistlestop.frontend.doors import nexus_requests
+            from whistlestop.frontend.endpoints import nexus_requests
 
             most = nexus_requests.MOST_BODY
         else:
             # Imported when first needed, because paths and JSON are slow to import at a function's start.
-            from whistlestop.frontend.doors import json_api
+            from whistlestop.frontend.endpoints import json_api
 
             found = json_api.rpc_of(request)
             if isinstance(found, HttpAnswer):
                 return found
-            for_everybody = found.method == FOR_EVERYBODY
+            unauthenticated = found.method == UNAUTHENTICATED_RPC
             most = json_api.MOST_BODY
-        if for_everybody:
-            return Passed(kind, _MOST_FROM_ANYBODY, known=False)
+        if unauthenticated:
+            return Accepted(kind, _MAX_UNAUTHENTICATED_BODY, is_authenticated=False)
         if not await self._frontend.knows(request.headers):
             raise permission_denied()
-        return Passed(kind, most, known=True)
+        return Accepted(kind, most, is_authenticated=True)
 
-    async def _answer(self, request: HttpRequest, passed: Passed, latest_ns: int | None) -> HttpAnswer:
-        if passed.kind is Kind.CONNECT:
+    async def _answer(self, request: HttpRequest, accepted: Accepted, latest_ns: int | None) -> HttpAnswer:
+        if accepted.kind is Kind.CONNECT:
             return await connect.serve(
                 self._frontend,
                 self._clock,
                 request,
-                passed.most_body,
+                accepted.most_body,
                 can_long_poll=self._can_hold,
                 latest_ns=latest_ns,
             )
-        if passed.kind is Kind.NEXUS:
-            from whistlestop.frontend.doors import nexus
+        if accepted.kind is Kind.NEXUS:
+            from whistlestop.frontend.endpoints import nexus
 
             return await nexus.serve(
                 self._frontend, self._clock, request, can_long_poll=self._can_hold, latest_ns=latest_ns
             )
-        from whistlestop.frontend.doors import json_api
+        from whistlestop.frontend.endpoints import json_api
 
         return await json_api.serve(
             self._frontend, self._clock, request, can_long_poll=self._can_hold, latest_ns=latest_ns
@@ -212,13 +212,13 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
             headers=headers,
             local_ip=local_ip_of(scope),
         )
-        found = await api.look(request)
+        found = await api.check_headers(request)
         if counts:
-            if isinstance(found, Passed) and found.known:
+            if isinstance(found, Accepted) and found.is_authenticated:
                 peer.authenticate()
             else:
                 peer.spend_cpu(time.thread_time() - began_s)
-        if not isinstance(found, Passed):
+        if not isinstance(found, Accepted):
             await send_answer(send, found)
             return
         size = int(headers.get("content-length", "") or 0)
@@ -229,7 +229,7 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
             request, size = replace(request, body=body), len(body)
         if size > found.most_body:
             waits = headers.get("expect", "").lower() == "100-continue"
-            if found.known and not waits and size <= _MOST_DISCARDED:
+            if found.is_authenticated and not waits and size <= _MOST_DISCARDED:
                 await discard_body(receive, _MOST_DISCARDED)
             await send_answer(send, api.too_large(request, found, size))
             return
@@ -244,7 +244,7 @@ def _kind(path: str) -> Kind:
     if connect.is_connect(path):
         return Kind.CONNECT
     if "/nexus" in path:
-        from whistlestop.frontend.doors import nexus
+        from whistlestop.frontend.endpoints import nexus
 
         if nexus.is_nexus(path):
             return Kind.NEXUS
@@ -257,14 +257,14 @@ def _error_answer(request: HttpRequest, error: ServiceError) -> HttpAnswer:
     if kind is Kind.CONNECT:
         answer = connect.error_answer(error)
     elif kind is Kind.NEXUS:
-        from whistlestop.frontend.doors import nexus
+        from whistlestop.frontend.endpoints import nexus
 
         answer = nexus.error_answer(request, error)
     else:
-        from whistlestop.frontend.doors import json_api
+        from whistlestop.frontend.endpoints import json_api
 
         answer = json_api.error_answer(error, request)
-    from whistlestop.frontend.doors.browsers import UnsupportedMediaType
+    from whistlestop.frontend.endpoints.browsers import UnsupportedMediaType
 
     return replace(answer, status=_UNSUPPORTED_MEDIA_TYPE) if isinstance(error, UnsupportedMediaType) else answer
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.common.clients import decoded, encoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, unimplemented
-from whistlestop.frontend.doors import deadlines
+from whistlestop.frontend.endpoints import deadlines
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY, WORKER_SERVICE
 from whistlestop.frontend.registry import REGISTRY, SERVICES
 from whistlestop.net.decode import check_size, parse_request
@@ -37,10 +37,10 @@ def is_connect(path: str) -> bool:
     return bool(separator) and (service in SERVICES or service == WORKER_SERVICE)
 
 
-def may_hold(path: str) -> bool:
+def is_long_poll(path: str) -> bool:
     """Return whether the RPC of the path is a long poll."""
     spec = _spec(path.removeprefix("/"))
-    return spec is not None and spec.holds
+    return spec is not None and spec.long_poll
 
 
 def _spec(name: str) -> RpcSpec | None:

@@ -15,7 +15,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.frontend.doors import deadlines, payload_json, request_json, transcoding
+from whistlestop.frontend.endpoints import deadlines, payload_json, request_json, transcoding
 from whistlestop.net.http.answer import HTTP_STATUS, HttpAnswer
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def rpc_of(request: HttpRequest) -> RpcSpec | HttpAnswer:
         return error_answer(invalid_argument(f"invalid URL escape in path {request.path}"), request)
     match = transcoding.find(request.method, request.path)
     if match is None and request.method == "GET" and request.path.endswith((".json", ".yaml")):
-        from whistlestop.frontend.doors import openapi
+        from whistlestop.frontend.endpoints import openapi
 
         if request.path in openapi.VERSIONS:
             return openapi.answer(request.path)
