@@ -180,7 +180,7 @@ async def test_what_was_verified_is_kept_until_it_expires(issuer: Issuer, monkey
     assert await issuer.verify(brief) is None
     issuer.later(KEPT_NS)
     assert issuer.verifier.peek(hash_of(long), issuer.clock.now_ns()) is None
-    monkeypatch.setattr(tokens, "MOST_KEPT", 2)
+    monkeypatch.setattr(tokens, "MAX_KEPT", 2)
     for number in range(5):
         await issuer.verify(issuer.token(jti=str(number)))
     assert len(issuer.verifier._kept) <= 2

@@ -29,7 +29,7 @@ from whistlestop.net.outbound import Named, Outbound
 from whistlestop.server import live_config
 from whistlestop.server.config import ServerConfig
 from whistlestop.server.dynamic_config import HONOURED, DynamicConfig, by_namespace
-from whistlestop.server.dynamic_file import MOST_BYTES, DynamicSource, parse
+from whistlestop.server.dynamic_file import MAX_BYTES, DynamicSource, parse
 from whistlestop.server.live_config import AT_THE_START, EVERY_S, LiveConfig
 from whistlestop.server.process import Server
 from whistlestop.server.temporal_settings import settings
@@ -117,7 +117,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidDynamicConfig, match="No such file"):
         DynamicSource(str(tmp_path / "none"), DynamicConfig({})).read()
     with pytest.raises(InvalidDynamicConfig, match="more than"):
-        source_of(tmp_path, "#" * (MOST_BYTES + 1)).read()
+        source_of(tmp_path, "#" * (MAX_BYTES + 1)).read()
     (tmp_path / "dynamic.yaml").write_bytes(b"a: \xff")
     with pytest.raises(InvalidDynamicConfig, match="not UTF-8"):
         DynamicSource(str(tmp_path / "dynamic.yaml"), DynamicConfig({})).read()

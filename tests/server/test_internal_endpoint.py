@@ -205,7 +205,7 @@ async def test_anything_else_is_not_found_and_health_is_for_all(site: Site) -> N
 
 async def test_an_envelope_that_is_too_large_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its length alone."""
-    monkeypatch.setattr(internal_endpoint, "MOST_BODY", 1000)
+    monkeypatch.setattr(internal_endpoint, "MAX_BODY", 1000)
     error = await refusal(site.client(), rr.StartWorkflowExecutionRequest(workflow_id="w" * 1000))
     assert error.code is Code.RESOURCE_EXHAUSTED
     assert site.services[0].seen == []

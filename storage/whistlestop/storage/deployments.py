@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 _TRIES = 30
 _FIRST_PAUSE_S = 0.01
-_LONGEST_PAUSE_S = 0.5
-MOST_BEHIND_S = 1.0
+_MAX_PAUSE_S = 0.5
+MAX_BEHIND_S = 1.0
 """The greatest age, in seconds, of a cached value that `cached` returns."""
-_KEPT_NS = int(MOST_BEHIND_S * SECOND_NS)
-_MOST_NAMESPACES = 1000
+_KEPT_NS = int(MAX_BEHIND_S * SECOND_NS)
+_MAX_NAMESPACES = 1000
 
 
 class _Known(NamedTuple):
@@ -55,7 +55,7 @@ def _pause_s(attempt: int, data: bytes) -> float:
     """
     if attempt == 0:
         return 0.0
-    longest_s = backoff(_FIRST_PAUSE_S, attempt + 1, _LONGEST_PAUSE_S)
+    longest_s = backoff(_FIRST_PAUSE_S, attempt + 1, _MAX_PAUSE_S)
     return longest_s * zlib.crc32(data, attempt) / 2**32
 
 
@@ -89,7 +89,7 @@ class Deployments:
             found = known.deployments
         else:
             found = _parsed(namespace_id, record.data)
-        if len(self._known) >= _MOST_NAMESPACES:
+        if len(self._known) >= _MAX_NAMESPACES:
             self._known.clear()
         self._known[namespace_id] = _Known(self._clock.steady_ns(), range_id, found)
         return found
@@ -100,7 +100,7 @@ class Deployments:
         return known.deployments if known is not None else None
 
     async def cached(self, namespace_id: str) -> NamespaceDeployments:
-        """Return the deployments as stored at most MOST_BEHIND_S ago. Do not modify them."""
+        """Return the deployments as stored at most MAX_BEHIND_S ago. Do not modify them."""
         known = self._known.get(namespace_id)
         if known is not None and self._clock.steady_ns() - known.read_ns < _KEPT_NS:
             return known.deployments

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import Query
 
 
-LONGEST_READ_S = 60.0
+MAX_READ_S = 60.0
 """The time limit of a list or a count, in seconds, where the caller gives none."""
 
 
@@ -251,7 +251,7 @@ class VisibilityStore(Protocol):
     """
 
     async def list_visibility(
-        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
+        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = MAX_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
         """Return a page of up to `limit` rows and the token of the next page.
 
@@ -261,12 +261,12 @@ class VisibilityStore(Protocol):
         """
         ...
 
-    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
+    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = MAX_READ_S) -> int:
         """Return the number of runs that the query matches. Raise InvalidQuery or TimedOut."""
         ...
 
     async def count_visibility_groups(
-        self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
+        self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
         """Return the group values and counts of a query with GROUP BY, at most `limit` groups."""
         ...

@@ -30,7 +30,7 @@ _damaged: set[str] = set()
 """Ids of namespaces whose damaged rows have been logged."""
 
 TTL_NS = 10_000_000_000
-MOST_ENTRIES = 10_000
+MAX_ENTRIES = 10_000
 _TYPES = frozenset(AttributeType)
 
 
@@ -132,7 +132,7 @@ class NamespaceCache:
     def _keep(self, record: NamespaceRecord | None) -> Namespace | None:
         if record is None:
             return None
-        if len(self._by_id) >= MOST_ENTRIES:
+        if len(self._by_id) >= MAX_ENTRIES:
             self._by_id.clear()
             self._by_name.clear()
         # After a rename the old name must no longer lead here.

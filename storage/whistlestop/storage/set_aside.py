@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from whistlestop.storage.interface import Store
 
 QUEUE = "set-aside"
-MOST_NOTES = 500
+MAX_NOTES = 500
 """How many notes are read at once."""
-MOST_KNOWN = 10_000
+MAX_KNOWN = 10_000
 """How many rows a process remembers as logged."""
 FIRST_RETRY_NS = 5_000_000_000
-MOST_RETRY_NS = 3600 * 1_000_000_000
-_LONGEST_PROBLEM = 500
+MAX_RETRY_NS = 3600 * 1_000_000_000
+_MAX_PROBLEM_LENGTH = 500
 _DAMAGE = (DecodeError, ValueError, StorageError)
 """Errors that mean damaged data. Any other may be a bug, and is logged with its traceback."""
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Aside:
 
         The interval is five seconds after the first attempt and doubles each time, up to an hour.
         """
-        return self.last_ns + backoff(FIRST_RETRY_NS, self.times, MOST_RETRY_NS)
+        return self.last_ns + backoff(FIRST_RETRY_NS, self.times, MAX_RETRY_NS)
 
 
 def message_id(table: str, key: Sequence[str]) -> int:
@@ -126,7 +126,7 @@ class SetAside:
         before = self._known.get(number)
         now_ns = self._clock.now_ns()
         problem = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        problem = problem.encode("utf-8", "replace").decode()[:_LONGEST_PROBLEM]
+        problem = problem.encode("utf-8", "replace").decode()[:_MAX_PROBLEM_LENGTH]
         try:
             if before is None:
                 before = await self._stored(number)
@@ -142,7 +142,7 @@ class SetAside:
                 " to repair it.", table, "/".join(key), problem,
                 exc_info=error if isinstance(error, BaseException) and not isinstance(error, _DAMAGE) else None,
             )  # fmt: skip
-        if len(self._known) >= MOST_KNOWN:
+        if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         self._known[number] = aside
         return aside
@@ -174,7 +174,7 @@ class SetAside:
             return
         self._tidied = True
         try:
-            notes = await self._store.notes_set_aside(MOST_NOTES)
+            notes = await self._store.notes_set_aside(MAX_NOTES)
             for message, is_there in notes:
                 if not is_there:
                     self._known.pop(message.message_id, None)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from whistlestop.net.grpc.head import Head
     from whistlestop.net.listen_address import ListenAddress
 
-_MOST_MESSAGE = 128 * 1024 * 1024
+_MAX_MESSAGE = 128 * 1024 * 1024
 """The bridge's own limit. The target's lower limit is the relevant one, whose error SDKs recognise."""
-_MOST_METHODS = 1000
+_MAX_METHODS = 1000
 _CONNECTION_HEADERS = frozenset(
     {"host", "te", "content-type", "content-length", "connection", "user-agent", "accept-encoding"}
 )
@@ -50,13 +50,13 @@ class _Methods:
     def method(self, path: str) -> Method:
         found = self._own.get(path) or self._made.get(path)
         if found is None:
-            if len(self._made) >= _MOST_METHODS:
+            if len(self._made) >= _MAX_METHODS:
                 self._made.clear()
             found = self._made[path] = self._of(path)
         return found
 
     def too_large(self, size: int) -> ServiceError:
-        message = f"grpc: received message larger than max ({size} vs. {_MOST_MESSAGE})"
+        message = f"grpc: received message larger than max ({size} vs. {_MAX_MESSAGE})"
         return ServiceError(Code.RESOURCE_EXHAUSTED, message)
 
     def _of(self, path: str) -> Method:
@@ -88,7 +88,7 @@ class BridgeServer:
     def __init__(self, bridge: Bridge, clock: Clock) -> None:
         self._methods = _Methods(bridge, clock)
         budget = Budget(time.monotonic, bounds_of_process(raise_descriptor_limit()))
-        self._server = GrpcServer(self._methods, Limits(max_message=_MOST_MESSAGE), budget)
+        self._server = GrpcServer(self._methods, Limits(max_message=_MAX_MESSAGE), budget)
 
     async def start(self, address: ListenAddress) -> int:
         """Listen and return the bound port. Raises OSError."""

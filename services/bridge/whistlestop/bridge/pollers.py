@@ -59,7 +59,7 @@ POLL_S = 2.2
 """Deadline of a poll that is passed on. Servers refuse polls of less than two seconds."""
 SHORT_PROBE_S = 1.0
 """Every target answers a check with this deadline at once."""
-_MOST_AT_ONCE = 20
+_MAX_AT_ONCE = 20
 _SHUTDOWN_MEMORY_S = 30.0
 """How long polls of a worker that has shut down are answered at once."""
 _KEPT_S = 5.0
@@ -311,7 +311,7 @@ class NamespacePolls:
             ordered[key[0]].append(key)
             lists[key[0]].append(poller.request)  # type: ignore[attr-defined]  # each list takes its own kind
         # Count up to one more than the number of polls, to know whether tasks are left.
-        request.limit = self._limit = min(max(len(self._waiting[key]) for key in by_key), _MOST_AT_ONCE) + 1
+        request.limit = self._limit = min(max(len(self._waiting[key]) for key in by_key), _MAX_AT_ONCE) + 1
         heartbeats = self.heartbeats.waiting()
         request.heartbeats.extend(heartbeats)
         request.wake_queue = self.schedule.notification_queue

@@ -39,7 +39,7 @@ STALE_S: Final = 48 * 3600.0
 _BATCHING_S = 0.05
 """Messages that arrive within this time are one wake-up."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
-_LONGEST_HOST = 8
+_MAX_HOST_LENGTH = 8
 
 
 class SqsNotificationQueue:
@@ -129,7 +129,7 @@ class SqsNotificationQueue:
         if self._queue != AUTO:
             self._url = self._queue
             return
-        host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:_LONGEST_HOST]
+        host = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:_MAX_HOST_LENGTH]
         name = f"{self._prefix}{host}-{secrets.token_hex(4)}"
         attributes = {"MessageRetentionPeriod": str(RETENTION_S), "VisibilityTimeout": str(VISIBILITY_TIMEOUT_S)}
         self._url = self._sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]

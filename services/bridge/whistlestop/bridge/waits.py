@@ -33,7 +33,7 @@ SHORT_REQUEST_S = 1.02
 """Deadline of a short request. History answers one second before a deadline, so nothing is held and billed."""
 MARGIN_S = 2.0
 LONG_POLL_S = 20.0
-_FIRST_S, _MOST_S, _SHARE = 0.05, 5.0, 0.5
+_FIRST_S, _MAX_S, _SHARE = 0.05, 5.0, 0.5
 
 
 def long_poll_namespace(path: str, data: bytes) -> str | None:
@@ -79,7 +79,7 @@ async def wait(
             if answer is None:
                 raise ServiceError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
             return answer
-        pause_s = min(max((now_ns - began_ns) / SECOND_NS * _SHARE, _FIRST_S), _MOST_S)
+        pause_s = min(max((now_ns - began_ns) / SECOND_NS * _SHARE, _FIRST_S), _MAX_S)
         until_ns = min(end_ns, now_ns + int(pause_s * SECOND_NS))
         if await progress.wait(clock, until_ns, workflow_id, only_end=only_end):
             began_ns = clock.steady_ns()

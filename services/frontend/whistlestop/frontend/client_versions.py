@@ -32,7 +32,7 @@ SUPPORTED = {
 _NUMBERS = ("major", "minor", "patch")
 _IDENTIFIER = re.compile(r"[0-9A-Za-z-]+")
 _TERM = re.compile(r"([<>=!]*) *([0-9][^ ]*)")
-_MOST_CHARACTERS = 256
+_MAX_CHARACTERS = 256
 
 _Version = tuple[int, int, int, int, tuple[tuple[int, int, str], ...]]
 _Range = list[list[tuple[str, _Version]]]
@@ -125,8 +125,8 @@ def _within(version: _Version, wanted: _Range) -> bool:
 
 def _range(text: str) -> _Range:
     """Parse alternatives separated by `||`, each of terms such as `>=1.0.0` or `1.x`. Raises ValueError."""
-    if len(text) > _MOST_CHARACTERS:
-        raise ValueError(f"a range has at most {_MOST_CHARACTERS} characters")
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"a range has at most {_MAX_CHARACTERS} characters")
     found: _Range = []
     for alternative in text.split("||"):
         terms: list[tuple[str, _Version]] = []
@@ -163,8 +163,8 @@ def _bounds(sign: str, version: str) -> list[tuple[str, _Version]]:
 
 def _parsed(text: str) -> _Version:
     """Parse a version. Raises ValueError."""
-    if len(text) > _MOST_CHARACTERS:
-        raise ValueError(f"a version has at most {_MOST_CHARACTERS} characters")
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"a version has at most {_MAX_CHARACTERS} characters")
     if not text:
         raise ValueError("Version string empty")
     core, plus, build = text.partition("+")

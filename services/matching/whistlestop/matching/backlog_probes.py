@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_QUEUES = 200
+MAX_QUEUES = 200
 """The maximum of queues in one probe; further ones are reported as having a task, so that they are polled."""
-_MOST_COUNTED = 100
+_MAX_COUNTED = 100
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_LONGEST_NAME = 80
+_MAX_NAME_LENGTH = 80
 """The maximum length of an SQS queue's name."""
 
 
@@ -103,7 +103,7 @@ class BacklogProbes:
         if self._closing:
             raise unavailable("the server is shutting down")
         polls = list(_polls_of(request, context.namespace_id))
-        limit = min(max(request.limit, 1), _MOST_COUNTED)
+        limit = min(max(request.limit, 1), _MAX_COUNTED)
         if request.heartbeats:
             await self._record_heartbeats(context, request.heartbeats)
         polls = await self._register(polls, context)
@@ -127,7 +127,7 @@ class BacklogProbes:
         """Register the versions of the polls, as their first poll would; return the queues that they poll."""
         routed = list(polls)
         now_ns = self._clock.steady_ns()
-        for index, (key, poll) in enumerate(polls[:MOST_QUEUES]):
+        for index, (key, poll) in enumerate(polls[:MAX_QUEUES]):
             if self._is_valid(poll):
                 try:
                     routed[index] = ((await self._versions.enter(context, poll, key[2], now_ns))[0], poll)
@@ -219,7 +219,7 @@ class BacklogProbes:
 
     async def _count(self, polls: Sequence[tuple[QueueKey, PollRequest]], limit: int) -> list[int]:
         counts = [1] * len(polls)
-        valid = [index for index, (_, poll) in enumerate(polls[:MOST_QUEUES]) if self._is_valid(poll)]
+        valid = [index for index, (_, poll) in enumerate(polls[:MAX_QUEUES]) if self._is_valid(poll)]
         found = await self._store.count_tasks([polls[index][0] for index in valid], limit)
         for index, count in zip(valid, found, strict=True):
             counts[index] = count
@@ -236,7 +236,7 @@ class BacklogProbes:
 
 def _is_allowed_queue_name(name: str, prefix: str) -> bool:
     """Return whether the notification queue's name is allowed, so that no messages go to queues of other uses."""
-    return name.startswith(prefix) and len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
+    return name.startswith(prefix) and len(name) <= _MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
 def _polls_of(request: worker_pb.LookForTasksRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:

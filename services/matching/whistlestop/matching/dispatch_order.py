@@ -36,7 +36,7 @@ Position: TypeAlias = tuple[int, int]
 """Level and task id: the order of rows."""
 
 _STRIDE = 1000.0
-_LEAST_WEIGHT = 0.001
+_MIN_WEIGHT = 0.001
 _NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 _ABSENT_KEYS_KEPT = 2000
 """How many keys without a task in memory keep their passes and limits."""
@@ -355,7 +355,7 @@ def weight_of(task: MatchingTask, overrides: Mapping[str, float]) -> float:
     except DecodeError:
         return 1.0  # The task is damaged; it is handled when it is started.
     weight = overrides.get(own.fairness_key) or own.fairness_weight
-    return max(weight, _LEAST_WEIGHT) if weight > 0 else 1.0
+    return max(weight, _MIN_WEIGHT) if weight > 0 else 1.0
 
 
 def _stride(weight: float) -> float:

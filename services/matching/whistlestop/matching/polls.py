@@ -71,7 +71,7 @@ NEXUS: Final = int(queue_enums.TASK_QUEUE_TYPE_NEXUS)
 EMPTY: Final = Encoded(b"")
 """The answer of a poll that got no task: an empty message of any kind."""
 
-_MOST_FAILURES = 10
+_MAX_FAILURES = 10
 """After this many failures, some ten minutes, a task is set aside."""
 
 
@@ -293,7 +293,7 @@ class Polls:
             queue.forget_unconfirmed(task, self._clock.steady_ns())
             raise
         except Exception as error:
-            if isinstance(error, DecodeError) or queue.failures_of(task) >= _MOST_FAILURES:
+            if isinstance(error, DecodeError) or queue.failures_of(task) >= _MAX_FAILURES:
                 await self._set_aside(task, error, queue)
                 return None
             self.counters.failed += 1

@@ -32,27 +32,27 @@ log = logging.getLogger(__name__)
 _SWEEP_EVERY_NS = 60 * SECOND_NS
 _LISTEN_AT_ONCE_S = 60.0
 _RETRY_READ_NS = SECOND_NS
-_PER_LEVEL, _MOST_LEVELS = 10, 500
+_PER_LEVEL, _MAX_LEVELS = 10, 500
 """For a queue with fairness keys: how many tasks of how many keys are read at once."""
 _PER_LEVEL_OF_MANY = 2
 """With more keys than that, a read is for one turn of each key."""
 
 
 async def read_fairly(store: TaskStore, key: QueueKey, cursor: int | None = None) -> Window:
-    """Read the first tasks of each fairness key, for at most `_MOST_LEVELS` keys.
+    """Read the first tasks of each fairness key, for at most `_MAX_LEVELS` keys.
 
     All keys of the more urgent priorities are included. Within the priority that does not fit, a read continues after
     the `cursor` at which the last one ended, so that all keys get their turns.
     """
     per_level = _PER_LEVEL if cursor is None else _PER_LEVEL_OF_MANY
-    rows = await store.list_tasks_by_level(*key, FIRST, per_level, _MOST_LEVELS)
+    rows = await store.list_tasks_by_level(*key, FIRST, per_level, _MAX_LEVELS)
     levels = _levels(rows)
-    if len(levels) < _MOST_LEVELS:
+    if len(levels) < _MAX_LEVELS:
         return Window(rows, _bounds(rows, per_level))
     cut = priority_of(levels[-1])
     if cursor is not None and priority_of(cursor) == cut:
         urgent = [row for row in rows if priority_of(row.key.priority) < cut]
-        room = _MOST_LEVELS - len(_levels(urgent))
+        room = _MAX_LEVELS - len(_levels(urgent))
         further = await store.list_tasks_by_level(*key, cursor, per_level, room)
         further = [row for row in further if priority_of(row.key.priority) == cut]
         again = [level for level in levels if priority_of(level) == cut and level <= cursor]

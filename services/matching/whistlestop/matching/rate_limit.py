@@ -18,7 +18,7 @@ NEVER_NS = 1 << 62
 """A time after every other: the next token of a queue whose limit is zero."""
 
 _NO_RATE = 1e-9
-_LONGEST_DEBT_TOKENS = 1
+_MAX_DEBT_TOKENS = 1
 """After a limit is raised, nobody waits longer than for this many tokens of the new one."""
 
 
@@ -119,4 +119,4 @@ class RateLimiter:
             self._interval_ns = self.ready_ns = NEVER_NS
             return
         self._interval_ns = int(SECOND_NS / wanted)
-        self.ready_ns = min(self.ready_ns, now_ns + _LONGEST_DEBT_TOKENS * self._interval_ns)
+        self.ready_ns = min(self.ready_ns, now_ns + _MAX_DEBT_TOKENS * self._interval_ns)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 500
+_MAX_AT_ONCE = 500
 
 
 class RowDeletes:
@@ -36,7 +36,7 @@ class RowDeletes:
     async def _run(self) -> None:
         try:
             while self._keys:
-                keys, self._keys = self._keys[:_MOST_AT_ONCE], self._keys[_MOST_AT_ONCE:]
+                keys, self._keys = self._keys[:_MAX_AT_ONCE], self._keys[_MAX_AT_ONCE:]
                 await self._store.delete_tasks(keys)
         except StorageError as error:
             log.warning("rows of finished tasks could not be deleted: %s", error)

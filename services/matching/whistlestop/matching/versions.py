@@ -22,7 +22,7 @@ from whistlestop.common.versioning.deployments import (
     versioning_data,
 )
 from whistlestop.matching.pollers import note_in_memory, shown
-from whistlestop.storage.deployments import MOST_BEHIND_S, Deployments
+from whistlestop.storage.deployments import MAX_BEHIND_S, Deployments
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -114,7 +114,7 @@ class Versions:
                 self._seen.pop(seen, None)  # The next poll tries again: there may be room by then.
                 raise
             # Other processes learn of it a moment later, so the first poll after that checks again.
-            self._seen[seen] = now_ns - _AGAIN_NS + 2 * int(MOST_BEHIND_S * SECOND_NS)
+            self._seen[seen] = now_ns - _AGAIN_NS + 2 * int(MAX_BEHIND_S * SECOND_NS)
         if key != plain:
             await self._check_misrouted(context, poll.task_queue.name, task_type)
         return key, poll

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Condition: TypeAlias = "Callable[[worker_pb.WorkerHeartbeat], bool]"
 
 _LONGEST = 10_000
-MOST_CONDITIONS = 100
+MAX_CONDITIONS = 100
 """The maximum of conditions, each of which is evaluated for every worker."""
 _SELECT = "select * from table1 where "
 """Temporal puts this in front of a filter before it parses it; positions in errors count from there."""
@@ -177,8 +177,8 @@ class _Parser:
 
     def _comparison(self, field: str) -> Condition:
         self._conditions += 1
-        if self._conditions > MOST_CONDITIONS:
-            raise invalid_argument(f"malformed query: more than {MOST_CONDITIONS} conditions")
+        if self._conditions > MAX_CONDITIONS:
+            raise invalid_argument(f"malformed query: more than {MAX_CONDITIONS} conditions")
         if self._word("is", "not", "null"):
             return _null(field, wanted=False)
         if self._word("is", "null"):

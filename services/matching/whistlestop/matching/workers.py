@@ -26,7 +26,7 @@ _WorkerKey = tuple[str, str]
 """Namespace id and worker instance key."""
 
 _SYSTEM_PREFIX = "temporal-sys-"
-MOST_PER_PAGE = 1000
+MAX_PER_PAGE = 1000
 _SHUTDOWN = common_enums.WORKER_STATUS_SHUTDOWN
 
 _TURN = 50
@@ -146,7 +146,7 @@ async def count_workers(
     """Serve CountWorkers."""
     wanted = _filter(request.query, with_system=request.include_system_workers)
     count = 0
-    async for heartbeat in _in_turns(known.after(namespace_id, "", now_ns, MOST_PER_PAGE)):
+    async for heartbeat in _in_turns(known.after(namespace_id, "", now_ns, MAX_PER_PAGE)):
         count += wanted(heartbeat)
     return rr.CountWorkersResponse(count=count)
 
@@ -158,7 +158,7 @@ async def list_workers(
     wanted = _filter(request.query, with_system=request.include_system_workers)
     mark = list_mark(namespace_id, request.query, str(request.include_system_workers))
     after = last_of(request.next_page_token, mark, "invalid next_page_token")
-    size = min(request.page_size, MOST_PER_PAGE) if request.page_size > 0 else MOST_PER_PAGE
+    size = min(request.page_size, MAX_PER_PAGE) if request.page_size > 0 else MAX_PER_PAGE
     response = rr.ListWorkersResponse()
     async for heartbeat in _in_turns(known.after(namespace_id, after, now_ns, size + 1)):
         if not wanted(heartbeat):

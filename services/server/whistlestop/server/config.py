@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 7233
 DEFAULT_NAMESPACE = "default"
 MEMORY = ":memory:"
-_MOST_SECRETS = 2
+_MAX_SECRETS = 2
 
 
 class Role(StrEnum):
@@ -138,7 +138,7 @@ class ServerConfig:
     def internal_secrets(self) -> tuple[str, ...]:
         """Return the secrets of the internal endpoint, the one to send first. Raises BadConfig for more than two."""
         secrets = tuple(line.strip() for line in self.internal_secret.splitlines() if line.strip())
-        if len(secrets) > _MOST_SECRETS:
+        if len(secrets) > _MAX_SECRETS:
             raise BadConfig(
                 f"the internal secret has {len(secrets)} lines: give one secret, or two during a rotation, one a line"
             )

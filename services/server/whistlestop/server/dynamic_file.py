@@ -21,7 +21,7 @@ from whistlestop.common.dynamic_config import InvalidDynamicConfig
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.server.dynamic_config import DynamicConfig, is_by_namespace
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class DynamicSource:
     def _text(self) -> str:
         try:
             with Path(self.path).open("rb") as file:
-                data = file.read(MOST_BYTES + 1)
+                data = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise InvalidDynamicConfig(f"--dynamic-config-file {self.path}: {error.strerror}") from error
-        if len(data) > MOST_BYTES:
-            raise InvalidDynamicConfig(f"--dynamic-config-file {self.path} has more than {MOST_BYTES} bytes")
+        if len(data) > MAX_BYTES:
+            raise InvalidDynamicConfig(f"--dynamic-config-file {self.path} has more than {MAX_BYTES} bytes")
         try:
             return data.decode()
         except UnicodeDecodeError as error:

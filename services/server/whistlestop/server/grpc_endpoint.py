@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from whistlestop.net.budget import Budget
     from whistlestop.net.grpc.head import Head
 
-_MOST_PUBLIC = 4_096
+_MAX_PUBLIC = 4_096
 """Maximum bytes of a request that needs no authentication. GetSystemInfo's has no fields."""
 
 
@@ -83,7 +83,7 @@ class _Methods:
             return encoded(await call(name, request, CallContext(deadline_ns, head.headers)))
 
         if spec.method == UNAUTHENTICATED_RPC and self._is_authenticated is not None:
-            return Method(name, handle, public=True, most=_MOST_PUBLIC, peek=self._peek)
+            return Method(name, handle, public=True, most=_MAX_PUBLIC, peek=self._peek)
         return Method(name, handle, is_authenticated=self._is_authenticated, peek=self._peek)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_BODY = 64 * 1024 * 1024
+MAX_BODY = 64 * 1024 * 1024
 """Maximum size of an envelope. The public endpoints already refuse requests above 4 MiB."""
 KEEP_ALIVE_S = 75
 """How long a connection may be idle: longer than any pause of a caller that has work."""
@@ -69,7 +69,7 @@ class InternalApi:
         refused = self._browsers.refusal(headers, local_ip)
         if refused is not None:
             return _refused(403, refused.code, refused.message)
-        if int(headers.get("content-length", "") or 0) > MOST_BODY:
+        if int(headers.get("content-length", "") or 0) > MAX_BODY:
             return _too_large()
         return None
 
@@ -133,10 +133,10 @@ def internal_app(api: InternalApi) -> App:
         peer = scope.get("state", {}).get(PEER)
         if peer is not None and not peer.is_authenticated:
             peer.authenticate()
-        body = await read_body(receive, MOST_BODY)
+        body = await read_body(receive, MAX_BODY)
         if body is None:
             return
-        if len(body) > MOST_BODY:
+        if len(body) > MAX_BODY:
             await send_answer(send, _too_large())
             return
         answer = await unless_disconnected(api.invoke(path, body), receive)
@@ -151,7 +151,7 @@ def _answered(status: int, answer: Mapping[str, Any]) -> HttpAnswer:
 
 
 def _too_large() -> HttpAnswer:
-    return _refused(413, Code.RESOURCE_EXHAUSTED, f"an envelope may have {MOST_BODY} bytes")
+    return _refused(413, Code.RESOURCE_EXHAUSTED, f"an envelope may have {MAX_BODY} bytes")
 
 
 def _refused(status: int, code: Code, message: str) -> HttpAnswer:

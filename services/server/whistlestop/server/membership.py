@@ -44,7 +44,7 @@ ALONE_EXPIRY_S = 60.0
 """Expiry written into the rows, for display and for members that join later."""
 CALL_S = 1.0
 REREAD_LEASES_NS = 60 * SECOND_NS
-MOST_MEMBERS = 1000
+MAX_MEMBERS = 1000
 TOPIC = "cluster"
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class Membership:
         self._wrote_slow = self._alone and not reread
         expires_ns = now_ns + round((ALONE_EXPIRY_S if self._wrote_slow else EXPIRY_S) * SECOND_NS)
         mine = [replace(member, last_heartbeat_ns=now_ns, expires_ns=expires_ns) for member in self._members]
-        found = await self._store.heartbeat(*mine, limit=MOST_MEMBERS, since_ns=min(now_ns, steady_ns + self._apart_ns))
+        found = await self._store.heartbeat(*mine, limit=MAX_MEMBERS, since_ns=min(now_ns, steady_ns + self._apart_ns))
         # Instances of functions have no address: they scan when they are invoked, and receive no notifications.
         servers = [member for member in found if member.rpc_address]
         alive = self._others.observe(servers, steady_ns)

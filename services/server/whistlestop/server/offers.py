@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 """Maximum number of tasks that wait to be offered; the others are left to notifications."""
 _AT_ONCE = 500
 _DEADLINE_NS = 2 * SECOND_NS
@@ -44,7 +44,7 @@ class RemoteOffers:
 
     def __call__(self, tasks: Sequence[MatchingTask]) -> None:
         for task in tasks:
-            if self._count >= MOST_WAITING:
+            if self._count >= MAX_WAITING:
                 return
             key = task.key
             route = f"{key.namespace_id}/{queue_route(key.task_queue)}"

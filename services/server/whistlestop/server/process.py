@@ -399,7 +399,7 @@ class _Backlog:
         counts: dict[int, int] = {}
         aside: dict[str, int] = {}
         try:
-            for message, is_there in await self._store.notes_set_aside(set_aside.MOST_NOTES):
+            for message, is_there in await self._store.notes_set_aside(set_aside.MAX_NOTES):
                 note = set_aside.decoded(message.data)
                 if note is not None and is_there:
                     aside[note.table] = aside.get(note.table, 0) + 1

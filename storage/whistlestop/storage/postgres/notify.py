@@ -46,7 +46,7 @@ _DIGEST_BYTES = 9
 _FLUSH_S = 1.0
 _QUIET_NS = 30_000_000_000
 """A process heard from this recently may be about to join the cluster."""
-MOST_RECONNECT_S = 5.0
+MAX_RECONNECT_S = 5.0
 RECHECK_S = 2.0
 """Seconds between two checks of the store where notifications can't be received."""
 
@@ -128,7 +128,7 @@ class PostgresNotifier:
 
     async def _keep(self, name: str, url: str, work: Callable[[AsyncConnection[Any]], Awaitable[None]]) -> None:
         """Run `work` on a connection of its own, and again on a new one when that breaks."""
-        loop = Loop(name, self._clock, most_pause_s=MOST_RECONNECT_S)
+        loop = Loop(name, self._clock, most_pause_s=MAX_RECONNECT_S)
 
         async def turn() -> None:
             connection = await AsyncConnection.connect(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.storage.admin import check, notes_set_aside, table_counts
 from whistlestop.storage.errors import CannotOpen
-from whistlestop.storage.interface import LONGEST_READ_S
+from whistlestop.storage.interface import MAX_READ_S
 from whistlestop.storage.postgres import schema
 from whistlestop.storage.postgres.backup import write_backup
 from whistlestop.storage.postgres.cluster import PostgresCluster
@@ -113,7 +113,7 @@ class PostgresStore(
         return await table_counts(self._with_marks, limit)
 
     async def _with_marks(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        return await self._all(numbered(sql, "?"), parameters, silent_s=LONGEST_READ_S)
+        return await self._all(numbered(sql, "?"), parameters, silent_s=MAX_READ_S)
 
     async def ping(self) -> None:
         await self._one("SELECT 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whistlestop.storage.interface import LONGEST_READ_S
+from whistlestop.storage.interface import MAX_READ_S
 from whistlestop.storage.postgres.base import PostgresBase, memo_parts
 from whistlestop.storage.postgres.statement import numbered
 from whistlestop.storage.postgres.transition import VISIBILITY_COLUMNS, execution_owner
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ", ".join(VISIBILITY_COLUMNS)
 
-MOST_MEMO_BYTES = 16 * 1024 * 1024
+MAX_MEMO_BYTES = 16 * 1024 * 1024
 """The maximum of chunked memos in one page, since those of a thousand runs could take gigabytes."""
 
 
@@ -35,7 +35,7 @@ class PostgresVisibility(PostgresBase):
     """See whistlestop.storage.interface.VisibilityStore."""
 
     async def list_visibility(
-        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
+        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = MAX_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
         where, values = await compiled(list_clause, query, POSTGRES)
         rows: list[Any] = []
@@ -61,7 +61,7 @@ class PostgresVisibility(PostgresBase):
             parts = memo_parts(row.memo)
             if not parts:
                 continue
-            if read > MOST_MEMO_BYTES:
+            if read > MAX_MEMO_BYTES:
                 del rows[n:]
                 return True
             memo = await self._whole("memo", execution_owner(row.key), parts, b"")
@@ -69,13 +69,13 @@ class PostgresVisibility(PostgresBase):
             read += len(memo)
         return False
 
-    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
+    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = MAX_READ_S) -> int:
         where, values = await compiled(where_clause, query, POSTGRES)
         sql = numbered(f"SELECT count(*) FROM executions_visibility WHERE namespace_id = %s AND {where}")
         return int((await self._within(within_s, sql, (namespace_id, *values)))[0][0])
 
     async def count_visibility_groups(
-        self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
+        self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
         columns, values = group_by_columns(query, POSTGRES)
         where, more = await compiled(where_clause, query, POSTGRES)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from whistlestop.storage.errors import TimedOut, Unavailable
-from whistlestop.storage.interface import LONGEST_READ_S
+from whistlestop.storage.interface import MAX_READ_S
 from whistlestop.storage.sqlite.connection import translate
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class SqliteBase:
         return await self._writer.write(run)
 
     async def _list(
-        self, sql: str, parameters: Sequence[Any], *, is_large: bool = False, within_s: float = LONGEST_READ_S
+        self, sql: str, parameters: Sequence[Any], *, is_large: bool = False, within_s: float = MAX_READ_S
     ) -> list[Any]:
         """Run a read that may be long: on the event loop while it is short, otherwise on a thread."""
         if self._lister is None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x57485354
 IN_USE, COMPLETE = 1, 2
 _STATES = 4
-_MOST_GENERATION = 1 << 28
+_MAX_GENERATION = 1 << 28
 _MAGIC = b"SQLite format 3\0"
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
@@ -200,7 +200,7 @@ def claim(db: sqlite3.Connection) -> bool:
 
 def renew(db: sqlite3.Connection) -> None:
     """Give the database a random new generation, so that no WAL of another database fits it."""
-    _put(db, 1 + secrets.randbelow(_MOST_GENERATION // 2), COMPLETE)
+    _put(db, 1 + secrets.randbelow(_MAX_GENERATION // 2), COMPLETE)
 
 
 def seal(db: sqlite3.Connection) -> None:
@@ -208,7 +208,7 @@ def seal(db: sqlite3.Connection) -> None:
     with _alone(db):
         generation = _mark_of(db)[0]
         if generation:
-            _put(db, generation + 1 if generation + 1 < _MOST_GENERATION else 1, IN_USE)
+            _put(db, generation + 1 if generation + 1 < _MAX_GENERATION else 1, IN_USE)
     try:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whistlestop.storage.interface import LONGEST_READ_S
+from whistlestop.storage.interface import MAX_READ_S
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import VISIBILITY_COLUMNS
@@ -21,7 +21,7 @@ class SqliteVisibility(SqliteBase):
     """See whistlestop.storage.interface.VisibilityStore."""
 
     async def list_visibility(
-        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = LONGEST_READ_S
+        self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = MAX_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
         from whistlestop.storage.visibility import SQLITE, PageKey, compiled, list_clause, page_steps, parse_page_token
 
@@ -43,7 +43,7 @@ class SqliteVisibility(SqliteBase):
         last = found[-1]
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
 
-    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = LONGEST_READ_S) -> int:
+    async def count_visibility(self, namespace_id: str, query: Query, within_s: float = MAX_READ_S) -> int:
         from whistlestop.storage.visibility import SQLITE, compiled, where_clause
 
         where, values = await compiled(where_clause, query, SQLITE)
@@ -52,7 +52,7 @@ class SqliteVisibility(SqliteBase):
         return int(rows[0][0])
 
     async def count_visibility_groups(
-        self, namespace_id: str, query: Query, limit: int, within_s: float = LONGEST_READ_S
+        self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
         from whistlestop.storage.visibility import SQLITE, compiled, group_by_columns, where_clause
 

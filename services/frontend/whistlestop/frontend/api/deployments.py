@@ -39,7 +39,7 @@ from whistlestop.common.versioning.deployments import (
 )
 from whistlestop.frontend.api import compute_config
 from whistlestop.frontend.api.compute_status import compute_status
-from whistlestop.storage.deployments import MOST_BEHIND_S, Deployments
+from whistlestop.storage.deployments import MAX_BEHIND_S, Deployments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ async def reroute_tasks(frontend: Frontend, request: RerouteTasksRequest, contex
     await frontend.history.call("RerouteTasks", request, context)
     if not context.can_long_poll:
         # Other instances of a function use the old routing for a moment, and do not check again when they answer.
-        await frontend.clock.sleep(MOST_BEHIND_S)
+        await frontend.clock.sleep(MAX_BEHIND_S)
         await frontend.history.call("RerouteTasks", request, context)
 
 

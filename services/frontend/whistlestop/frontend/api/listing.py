@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Custom = Mapping[str, AttributeType]
 
 DIVISION = "TemporalNamespaceDivision"
-_MOST_GROUPS = 1000
+_MAX_GROUPS = 1000
 
 
 class CountResponse(Protocol):
@@ -82,7 +82,7 @@ async def fill_count(frontend: Frontend, context: CallContext, query: Query, res
         )
         return response
     groups = await frontend.store.count_visibility_groups(
-        context.namespace_id, query, _MOST_GROUPS, remaining_s(frontend, context)
+        context.namespace_id, query, _MAX_GROUPS, remaining_s(frontend, context)
     )
     for values, count in groups:
         response.count += count

@@ -46,7 +46,7 @@ SYSTEM_NAMESPACE = "temporal-system"
 SYSTEM_NAMESPACE_ID = "32049b68-7872-4094-8e63-d0dd59896a83"
 DELETION_QUEUE = "namespace-deletion"
 _DEFAULT_PAGE = 100
-_MOST_PER_PAGE = 1000
+_MAX_PER_PAGE = 1000
 _RETRIES = 5
 _BAD_RETENTION = "A valid retention period is not set on request."
 
@@ -155,7 +155,7 @@ async def list_namespaces(
     frontend: Frontend, request: service_pb.ListNamespacesRequest, context: CallContext
 ) -> service_pb.ListNamespacesResponse:
     """Return a page of namespaces by name; the page token is the last name of the page."""
-    size = min(request.page_size, _MOST_PER_PAGE) if request.page_size > 0 else _DEFAULT_PAGE
+    size = min(request.page_size, _MAX_PER_PAGE) if request.page_size > 0 else _DEFAULT_PAGE
     try:
         after = request.next_page_token.decode()
     except UnicodeDecodeError:
@@ -276,7 +276,7 @@ def resume_deletions(frontend: Frontend) -> None:
 VISIBLE_AFTER_DELETION_NS = 5 * SECOND_NS
 """Minimum time for which a deleted namespace can be described; Temporal's deletion takes some seconds as well."""
 _ENDPOINTS_PAGE = 1000
-_MOST_DELETIONS = 1000
+_MAX_DELETIONS = 1000
 """Namespaces under deletion that are processed in a round."""
 
 
@@ -306,7 +306,7 @@ async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
 async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
     """Delete like `finish_deletions`; return also when the next kept namespace may be deleted, 0 for none."""
     done, next_times = 0, []
-    for message in await frontend.store.read_queue(DELETION_QUEUE, 0, _MOST_DELETIONS):
+    for message in await frontend.store.read_queue(DELETION_QUEUE, 0, _MAX_DELETIONS):
         try:
             deleted, next_ns = await _delete_some(frontend, message, limit - done)
         except Exception as error:

@@ -40,7 +40,7 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")
 _NAME_IN_MESSAGES = r"^[a-zA-Z][a-zA-Z0-9\\-]*[a-zA-Z0-9]$"
 _URL_PREFIX = "/nexus/endpoints/{}/services"
 _DEFAULT_PAGE = 100
-_MOST_PER_PAGE = 1000
+_MAX_PER_PAGE = 1000
 
 
 async def create_nexus_endpoint(
@@ -123,8 +123,8 @@ async def list_nexus_endpoints(
         return response
     if request.page_size < 0:
         raise invalid_argument("page_size is negative")
-    if request.page_size > _MOST_PER_PAGE:
-        raise invalid_argument(f"page_size exceeds limit of {_MOST_PER_PAGE}")
+    if request.page_size > _MAX_PER_PAGE:
+        raise invalid_argument(f"page_size exceeds limit of {_MAX_PER_PAGE}")
     size = request.page_size or _DEFAULT_PAGE
     first_id = _first_id(request.next_page_token)
     records = await frontend.store.list_nexus_endpoints(first_id, size + 1)

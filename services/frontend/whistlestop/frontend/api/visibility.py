@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.storage.visibility import AttributeType
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - written with a Z
-_MOST_ARCHIVED = 10_000
+_MAX_ARCHIVED = 10_000
 _RUNNING = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
 _STATUS_WORDS: dict[int, str] = {
     value: name.removeprefix("WORKFLOW_EXECUTION_STATUS_").title().replace("_", "")
@@ -92,8 +92,8 @@ async def list_archived_workflow_executions(
     frontend: Frontend, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListArchivedWorkflowExecutionsResponse:
     """Refuse the request: there is no archive."""
-    if request.page_size > _MOST_ARCHIVED:
-        raise invalid_argument(f"PageSize is larger than allowed {_MOST_ARCHIVED}.")
+    if request.page_size > _MAX_ARCHIVED:
+        raise invalid_argument(f"PageSize is larger than allowed {_MAX_ARCHIVED}.")
     raise invalid_argument("Cluster is not configured for visibility archival.")
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
-_MOST_CONDITIONS = 100
+_MAX_CONDITIONS = 100
 """Conditions that are evaluated for each activity attempt in the namespace."""
-_MOST_FILTER_LENGTH = 16 * 1024
+_MAX_FILTER_LENGTH = 16 * 1024
 _NO_ID = "Workflow Rule ID is not set."
 _NOT_FOUND = "Workflow Rule with this ID not Found."
 
@@ -41,11 +41,11 @@ async def create_workflow_rule(
     if checks.length(request.spec.id) > frontend.config.of(context.namespace).max_id_length:
         raise invalid_argument("Workflow Rule Id length exceeds limit.")
     for text in (request.spec.visibility_query, request.spec.activity_start.predicate):
-        if len(text) > _MOST_FILTER_LENGTH:
+        if len(text) > _MAX_FILTER_LENGTH:
             # It is parsed whenever an activity attempt of the namespace begins in another process.
-            raise invalid_argument(f"Workflow Rule filter length exceeds limit of {_MOST_FILTER_LENGTH}.")
-        if conditions_of(text) > _MOST_CONDITIONS:
-            raise invalid_argument(f"Workflow Rule filter exceeds limit of {_MOST_CONDITIONS} conditions.")
+            raise invalid_argument(f"Workflow Rule filter length exceeds limit of {_MAX_FILTER_LENGTH}.")
+        if conditions_of(text) > _MAX_CONDITIONS:
+            raise invalid_argument(f"Workflow Rule filter exceeds limit of {_MAX_CONDITIONS} conditions.")
     rule = rules_pb.WorkflowRule(
         spec=request.spec, created_by_identity=request.identity, description=request.description
     )

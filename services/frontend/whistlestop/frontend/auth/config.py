@@ -24,7 +24,7 @@ _CREDENTIALS = frozenset({"authorization", BEHIND_A_SIGNATURE})
 _SIGNATURES = ("aws4-hmac-sha256", "aws4-ecdsa-p256-sha256")
 """Schemes of AWS signatures in the usual header, which AWS verifies before it invokes a function."""
 _OF_SIGNATURES = frozenset({"authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"})
-_LEAST_SECRET = 32
+_MIN_SECRET = 32
 _SCHEMES = ("https://", "http://", "file://")
 
 
@@ -47,8 +47,8 @@ class JwtConfig:
             raise BadAuth("JWT: give the issuer's JWKS URL or one key, and not both")
         if self.jwks_url and not self.jwks_url.startswith(_SCHEMES):
             raise BadAuth(f'JWT: the JWKS URL "{self.jwks_url}" must begin with {", ".join(_SCHEMES)}')
-        if self.key and not self.key_is_public and len(self.key.encode()) < _LEAST_SECRET:
-            raise BadAuth(f"JWT: a shared secret needs {_LEAST_SECRET} bytes or more")
+        if self.key and not self.key_is_public and len(self.key.encode()) < _MIN_SECRET:
+            raise BadAuth(f"JWT: a shared secret needs {_MIN_SECRET} bytes or more")
 
     @property
     def key_is_public(self) -> bool:

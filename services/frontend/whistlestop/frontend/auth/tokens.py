@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 KEPT_NS = 300 * SECOND_NS
 """How long a verified token is cached; it may expire earlier."""
-MOST_KEPT = 4096
+MAX_KEPT = 4096
 _NEVER_NS = 1 << 63
 LEEWAY_NS = 30 * SECOND_NS
 """Allowed difference between our clock and the issuer's."""
@@ -38,7 +38,7 @@ JWKS_AGE_NS = 300 * SECOND_NS
 JWKS_AGAIN_NS = 10 * SECOND_NS
 """Minimum interval between requests for the JWKS document, which tokens with an unknown key id cause."""
 _FETCH_S = 5.0
-_MOST_JWKS = 1024 * 1024
+_MAX_JWKS = 1024 * 1024
 _PUBLIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _SECRET = ("HS256", "HS384", "HS512")
 
@@ -84,7 +84,7 @@ class TokenVerifier:
             log.debug("a token was refused: %s", type(error).__name__)
             return None
         claims = claims_of(f"token of {payload['sub']}", self._grants(payload))
-        if len(self._kept) >= MOST_KEPT:
+        if len(self._kept) >= MAX_KEPT:
             self._kept.clear()
         self._kept[hashed] = (self._clock.steady_ns() + KEPT_NS, expires_ns, claims)
         return claims
@@ -181,7 +181,7 @@ async def _fetch(url: str, outbound: Outbound) -> bytes:
     """Return the document. Raises OSError."""
     if url.startswith("file:"):
         return await asyncio.to_thread(_read, url)
-    answer = await outbound.get(url, _FETCH_S, _MOST_JWKS)
+    answer = await outbound.get(url, _FETCH_S, _MAX_JWKS)
     if answer.status != HTTPStatus.OK:
         raise OSError(f"the issuer answered with status {answer.status}")
     return answer.body
@@ -190,4 +190,4 @@ async def _fetch(url: str, outbound: Outbound) -> bytes:
 def _read(url: str) -> bytes:
     """Read a file of the operator's configuration."""
     with Path(unquote(urlsplit(url).path)).open("rb") as file:
-        return file.read(_MOST_JWKS)
+        return file.read(_MAX_JWKS)

@@ -31,7 +31,7 @@ _ROOT = uuid.UUID(int=0)
 log = logging.getLogger(__name__)
 
 _HISTORY_PAGE = 256
-_MOST_HISTORY_PAGES = 1000
+_MAX_HISTORY_PAGES = 1000
 _AGAIN = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, Code.ABORTED})
 _ATTEMPTS = 4
 _FIRST_WAIT_S = 0.2
@@ -213,7 +213,7 @@ class Operations:
     async def _find_task(self, method: str, base: common_pb.WorkflowExecution, *, latest: bool) -> int:
         token = b""
         scheduled: int = 0
-        for _ in range(_MOST_HISTORY_PAGES):
+        for _ in range(_MAX_HISTORY_PAGES):
             page: Any = await self.call(method, execution=base, maximum_page_size=_HISTORY_PAGE, next_page_token=token)
             for event in page.history.events:
                 if event.event_type == et.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:

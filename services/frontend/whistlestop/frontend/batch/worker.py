@@ -57,7 +57,7 @@ _FOREVER_S = 20 * 365 * 24 * 3600
 _POLL_S = 5.0
 _CALL_S = 30.0
 _SWEEP_S = 30.0
-_MOST_JOBS = 100
+_MAX_JOBS = 100
 _TURNS = 20
 _NEVER_STARTED_NS = 60 * SECOND_NS
 _TURN_S = 5.0
@@ -93,7 +93,7 @@ async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job
 
 async def _noted(frontend: Frontend) -> list[Job]:
     jobs = []
-    for message in await frontend.store.read_queue(OPEN_JOBS, 0, _MOST_JOBS):
+    for message in await frontend.store.read_queue(OPEN_JOBS, 0, _MAX_JOBS):
         try:
             jobs.append(_job(message, frontend.clock.steady_ns()))
         except (ValueError, TypeError) as error:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _MAX_UNAUTHENTICATED_BODY = 16 * 1024
 """Maximum body, compressed or not, of the only RPC that needs no credential."""
-_MOST_DISCARDED = 8 * 1024 * 1024
+_MAX_DISCARDED = 8 * 1024 * 1024
 """Bytes of an authenticated caller's too large body that are read and discarded. A larger one resets the connection."""
 _UNSUPPORTED_MEDIA_TYPE = 415
 
@@ -146,7 +146,7 @@ class HttpApi:
         elif kind is Kind.NEXUS:
             from whistlestop.frontend.endpoints import nexus_requests
 
-            most = nexus_requests.MOST_BODY
+            most = nexus_requests.MAX_BODY
         else:
             # Imported when first needed, because paths and JSON are slow to import at a function's start.
             from whistlestop.frontend.endpoints import json_api
@@ -155,7 +155,7 @@ class HttpApi:
             if isinstance(found, HttpAnswer):
                 return found
             unauthenticated = found.method == UNAUTHENTICATED_RPC
-            most = json_api.MOST_BODY
+            most = json_api.MAX_BODY
         if unauthenticated:
             return Accepted(kind, _MAX_UNAUTHENTICATED_BODY, is_authenticated=False)
         if not await self._frontend.knows(request.headers):
@@ -229,8 +229,8 @@ def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = N
             request, size = replace(request, body=body), len(body)
         if size > found.most_body:
             waits = headers.get("expect", "").lower() == "100-continue"
-            if found.is_authenticated and not waits and size <= _MOST_DISCARDED:
-                await discard_body(receive, _MOST_DISCARDED)
+            if found.is_authenticated and not waits and size <= _MAX_DISCARDED:
+                await discard_body(receive, _MAX_DISCARDED)
             await send_answer(send, api.too_large(request, found, size))
             return
         answer = await unless_disconnected(api.serve(request, found), receive)

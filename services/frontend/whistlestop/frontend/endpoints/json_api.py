@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.service import Frontend
     from whistlestop.net.http.answer import HttpRequest
 
-MOST_BODY = 4 * 1024 * 1024
+MAX_BODY = 4 * 1024 * 1024
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FORM = frozenset({"pretty", "noPayloadShorthand"})
 _DECODED = (
@@ -70,7 +70,7 @@ def rpc_of(request: HttpRequest) -> RpcSpec | HttpAnswer:
 
 
 def too_large() -> ServiceError:
-    """Return the error for a body over MOST_BODY."""
+    """Return the error for a body over MAX_BODY."""
     return invalid_argument("http: request body too large")
 
 
@@ -138,7 +138,7 @@ def _message(match: transcoding.Match, request: HttpRequest, parameters: dict[st
     binding = match.binding
     message = binding.spec.request_type()
     shorthand = _form_of_body(request).shorthand
-    if len(request.body) > MOST_BODY:
+    if len(request.body) > MAX_BODY:
         raise too_large()
     try:
         if binding.body == "*":

@@ -76,7 +76,7 @@ def error_answer(request: HttpRequest, error: ServiceError | nexus_answers.Refus
 
 
 def too_large(request: HttpRequest) -> nexus_answers.Refusal:
-    """Return the error for a body over MOST_BODY."""
+    """Return the error for a body over MAX_BODY."""
     is_callback = _CALLBACK.fullmatch(request.path) is not None
     return nexus_answers.refusal("BAD_REQUEST", "invalid result content" if is_callback else "invalid input")
 
@@ -115,7 +115,7 @@ async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, co
 
     The namespace of the path, for which the caller was authorised, must be that of the token.
     """
-    if len(request.body) > nexus_requests.MOST_BODY:
+    if len(request.body) > nexus_requests.MAX_BODY:
         raise too_large(request)
     completion = CompleteNexusOperationRequest(headers=request.headers, body=request.body, namespace=namespace)
     try:

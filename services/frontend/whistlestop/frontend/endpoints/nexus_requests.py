@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from whistlestop.net.http.answer import HttpRequest
     from whistlestop.storage.namespaces import Namespace
 
-MOST_BODY = 2 * 1024 * 1024
+MAX_BODY = 2 * 1024 * 1024
 _CALLBACK_PREFIX = "nexus-callback-"
 _TOKEN_HEADER = "nexus-operation-token"  # noqa: S105 - a header's name
 _OF_THE_CONNECTION = frozenset(("host", "transfer-encoding"))
@@ -146,7 +146,7 @@ def _fill_start(
 
 
 def _fill_payload(start: nexus_pb.StartOperationRequest, request: HttpRequest, most: int) -> None:
-    if len(request.body) > MOST_BODY:
+    if len(request.body) > MAX_BODY:
         raise refusal("BAD_REQUEST", "invalid input")
     try:
         start.payload.CopyFrom(nexus_content.payload_of(request.headers, request.body))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.errors import ServiceError
 from whistlestop.net.tasks.background import Background
-from whistlestop.storage.deployments import MOST_BEHIND_S
+from whistlestop.storage.deployments import MAX_BEHIND_S
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class MisplacedTasks:
     async def _watch(self, namespace_id: str) -> None:
         """Check every second, until there were no new tasks in a second."""
         try:
-            await self._clock.sleep(MOST_BEHIND_S)
+            await self._clock.sleep(MAX_BEHIND_S)
             while placed := self._placed[namespace_id]:
                 self._placed[namespace_id] = {}
                 await self._check(namespace_id, placed)
-                await self._clock.sleep(MOST_BEHIND_S)
+                await self._clock.sleep(MAX_BEHIND_S)
         finally:
             del self._placed[namespace_id]
 

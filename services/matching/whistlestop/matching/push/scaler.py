@@ -30,7 +30,7 @@ NO_SYNC = "no-sync"
 
 _MS = 1_000_000
 _FIRST_BACKOFF_NS = SECOND_NS
-_MOST_BACKOFF_NS = 300 * SECOND_NS
+_MAX_BACKOFF_NS = 300 * SECOND_NS
 _LEAST: Mapping[str, int] = {
     "scale_up_cooloff_ms": 0,
     "scale_up_backlog_threshold": 0,
@@ -158,9 +158,7 @@ def _settle(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: 
 def _bring_near(scaler: Scaler, state: PushState, now_ns: int) -> None:
     state.started_ns = min(state.started_ns, now_ns)
     state.starting_until_ns = min(state.starting_until_ns, now_ns + scaler.worker_start_timeout_ms * _MS)
-    state.not_before_ns = min(
-        state.not_before_ns, now_ns + backoff(_FIRST_BACKOFF_NS, state.failures, _MOST_BACKOFF_NS)
-    )
+    state.not_before_ns = min(state.not_before_ns, now_ns + backoff(_FIRST_BACKOFF_NS, state.failures, _MAX_BACKOFF_NS))
 
 
 def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: int) -> None:
@@ -182,6 +180,6 @@ def came(state: PushState) -> None:
 def failed(state: PushState, error: str, now_ns: int) -> None:
     """Record that the target failed: it is not used again before the back-off ends."""
     state.failures += 1
-    state.not_before_ns = now_ns + backoff(_FIRST_BACKOFF_NS, state.failures, _MOST_BACKOFF_NS)
+    state.not_before_ns = now_ns + backoff(_FIRST_BACKOFF_NS, state.failures, _MAX_BACKOFF_NS)
     state.error = error[:1000]
     state.checked_ns = now_ns

@@ -35,7 +35,7 @@ TASK = "task"
 """The modes: notify of waiting tasks, or send activity tasks, one per request."""
 _KEYS = frozenset({"url", "secret", "mode", "timeout_ms", "task_queues"})
 _PREFIX = "whsec_"
-_LEAST_SECRET = 16
+_MIN_SECRET = 16
 _TIMEOUT_MS = (100, 60_000)
 _DEFAULT_TIMEOUT_MS = 10_000
 
@@ -91,9 +91,9 @@ class Webhook:
         if not isinstance(url, str) or not url:
             raise ProviderError('the webhook compute provider requires "url" to be configured')
         self._check_url(url)
-        if not isinstance(secret, str) or len(secret) < _LEAST_SECRET:
+        if not isinstance(secret, str) or len(secret) < _MIN_SECRET:
             raise ProviderError(
-                f'the webhook compute provider requires a "secret" of at least {_LEAST_SECRET} characters'
+                f'the webhook compute provider requires a "secret" of at least {_MIN_SECRET} characters'
             )
         _key(secret)
         if mode_of(details) not in (WAKE, TASK):

@@ -11,7 +11,7 @@ from whistlestop.server.cli.output import Output, instant, print_json, print_tab
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-MOST_MEMBERS = 1000
+MAX_MEMBERS = 1000
 
 
 @app.callback()
@@ -30,7 +30,7 @@ def members(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output
 
     async def work() -> None:
         async with open_store(db_filename, database_url) as (store, _):
-            found = await store.list_members(time.time_ns(), MOST_MEMBERS)
+            found = await store.list_members(time.time_ns(), MAX_MEMBERS)
             leases = await store.list_leases()
         slots: dict[str, int] = {}
         for lease in leases:

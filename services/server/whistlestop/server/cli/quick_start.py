@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TEXT, TEXTS, SWITCH, PORT, SECONDS = "text", "texts", "switch", "port", "seconds"
 ENVIRONMENT = "WHISTLESTOP_"
-_MOST_PORT = 65535
+_MAX_PORT = 65535
 _INTEGER = re.compile("[0-9]{1,9}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
@@ -125,7 +125,7 @@ def _put(values: dict[str, Any], name: str, kind: str, text: str, *, again: bool
         values[name] = text
     elif kind == TEXTS:
         values[name] = [*(values[name] if again else ()), text]
-    elif kind == PORT and _INTEGER.fullmatch(text) and int(text) <= _MOST_PORT:
+    elif kind == PORT and _INTEGER.fullmatch(text) and int(text) <= _MAX_PORT:
         values[name] = int(text)
     elif kind == SECONDS and _DECIMAL.fullmatch(text):
         values[name] = float(text)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 _STATUS_PREFIX = "WORKFLOW_EXECUTION_STATUS_"
 _EVENT_PREFIX = "EVENT_TYPE_"
-_MOST_CAUSES = 20
-_MOST_TEXT = 1_000
+_MAX_CAUSES = 20
+_MAX_TEXT = 1_000
 
 
 def row(info: Any) -> tuple[object, ...]:
@@ -79,7 +79,7 @@ def _workflow_task(described: Any) -> Iterator[tuple[str, object]]:
 
 
 def _causes(failure: Any) -> Iterator[Any]:
-    for _ in range(_MOST_CAUSES):
+    for _ in range(_MAX_CAUSES):
         yield failure
         if not failure.HasField("cause"):
             return
@@ -105,7 +105,7 @@ def _payload_text(payload: Any) -> str:
             text = json.dumps(json.loads(payload.data), ensure_ascii=False)
         except (ValueError, RecursionError):
             text = payload.data.decode("utf-8", "replace")
-        return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}… ({len(text)} characters)"
+        return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}… ({len(text)} characters)"
     return f"({encoding or 'no encoding'}, {len(payload.data)} bytes)"
 
 
