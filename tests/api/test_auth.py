@@ -165,7 +165,7 @@ async def test_without_a_credential_nothing_but_get_system_info(world: World, he
     assert [call[0] for call in world.history.calls + world.matching.calls] == []
 
 
-async def test_what_each_role_may(world: World) -> None:
+async def test_permissions_of_each_role(world: World) -> None:
     """As in Temporal's default authorizer, where a writer may all that a worker does; the worker's role is ours."""
     read, write = methods(access="read"), methods(access="write")
     work, admin = methods(access="worker"), methods(access="admin")
@@ -188,7 +188,7 @@ async def test_roles_in_the_system_hold_everywhere(world: World) -> None:
     assert await allowed_to(world, "admin") & cluster == OPEN | {"ListNamespaces"}
 
 
-def test_access_is_what_temporal_says() -> None:
+def test_access_levels_match_temporals() -> None:
     """Workers' RPCs are Temporal's `write`; all else is the same word."""
     expected = {
         "StartWorkflowExecution": "write", "QueryWorkflow": "read", "RegisterNamespace": "admin",
@@ -201,7 +201,7 @@ def test_access_is_what_temporal_says() -> None:
     assert {method: by_method[method] for method in expected} == expected
 
 
-async def test_who_is_refused_is_not_told_whether_the_namespace_exists(world: World) -> None:
+async def test_refusals_do_not_reveal_whether_the_namespace_exists(world: World) -> None:
     request = service_pb.DescribeWorkflowExecutionRequest(namespace="not-there")
     for caller in ("reader", "nobody"):
         assert await refused(world, f"{WORKFLOW_SERVICE}/DescribeWorkflowExecution", request, as_caller(caller))
@@ -282,14 +282,14 @@ async def test_with_nothing_configured_nobody_may(world: World) -> None:
     )
 
 
-async def test_the_server_asks_nobody_for_what_it_does_itself(world: World) -> None:
+async def test_calls_of_the_server_itself_need_no_credential(world: World) -> None:
     request = service_pb.CountWorkflowExecutionsRequest(namespace="default")
     name = f"{WORKFLOW_SERVICE}/CountWorkflowExecutions"
     assert await refused(world, name, request, CallContext())
     await world.frontend.call_as_server(name, request, CallContext())
 
 
-async def test_what_is_no_rpc_is_asked_as_well(world: World) -> None:
+async def test_requests_that_are_no_rpc_need_a_credential(world: World) -> None:
     from whistlestop.frontend.registry import Access
 
     await world.frontend.admit(Access.WRITE, "default", as_caller("writer").headers)
@@ -306,7 +306,7 @@ async def test_what_is_no_rpc_is_asked_as_well(world: World) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("credential", ["", "Bearer wsk_unknown"])
-async def test_strangers_are_refused_at_the_head(world: World, path: str, credential: str) -> None:
+async def test_unauthenticated_requests_are_refused_by_their_headers(world: World, path: str, credential: str) -> None:
     """No byte of a body is asked for."""
     status, read = await asgi_call(world, path, {"authorization": credential, "content-type": "application/json"})
     assert (status, read) == (403, 0)
@@ -330,7 +330,7 @@ async def test_paths_that_do_not_exist_are_refused_at_the_head(world: World, pat
         ("/namespaces/default/task-queues/q/nexus-services/s/o", 400),
     ],
 )
-async def test_of_a_body_that_is_too_large_little_more_is_read(world: World, path: str, status: int) -> None:
+async def test_reading_stops_soon_after_a_body_is_too_large(world: World, path: str, status: int) -> None:
     """Whether its length is announced or not. What is read is for the client, which could not read the answer else."""
     headers = {"authorization": f"Bearer {SECRETS['writer']}", "content-type": "application/json"}
     assert await asgi_call(world, path, {**headers, "content-length": str(100 * 1024 * 1024)}) == (status, 0)
@@ -343,7 +343,7 @@ async def test_of_a_body_that_is_too_large_little_more_is_read(world: World, pat
     assert await asgi_call(world, path, {**announced, "expect": "100-continue"}) == (status, 0)
 
 
-async def test_what_everybody_may_ask_is_small(world: World) -> None:
+async def test_unauthenticated_requests_are_limited_to_a_small_size(world: World) -> None:
     headers = {"content-type": "application/json", "transfer-encoding": "chunked"}
     status, read = await asgi_call(world, f"/{WORKFLOW_SERVICE}/GetSystemInfo", headers)
     assert status == 429
@@ -382,7 +382,7 @@ def test_every_served_rpc_is_in_one_of_two_classes() -> None:
 # The document of keys
 
 
-def test_a_key_is_known_until_it_expires() -> None:
+def test_a_key_is_accepted_until_it_expires() -> None:
     secret = new_key()
     keys = KeySet([ApiKey("ci", hash_of(secret), ("default:read",), 0, 100 * SECOND_NS)])
     found = keys.find(hash_of(secret), 100 * SECOND_NS - 1)
@@ -484,7 +484,7 @@ async def test_keys_that_aws_keeps() -> None:
     assert (await source.load()).find(hash_of(secret), 0) is None
 
 
-def test_the_place_of_keys_tells_what_it_is(tmp_path: Path) -> None:
+def test_the_source_of_keys_follows_from_the_form_of_its_address(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text(DOCUMENT)
     kinds = [
@@ -496,7 +496,7 @@ def test_the_place_of_keys_tells_what_it_is(tmp_path: Path) -> None:
 # What operators say
 
 
-def test_a_function_is_closed_unless_told_otherwise() -> None:
+def test_a_function_refuses_all_callers_by_default() -> None:
     assert of_function(FrontendSettings()) == AuthConfig()
     assert of_function(FrontendSettings(auth_mode="NONE")) == AuthConfig()
     assert of_function(FrontendSettings(auth_mode="NONE", allow_anonymous=True)) is None

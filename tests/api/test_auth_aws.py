@@ -33,7 +33,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("place", ["ssm:/whistlestop/keys", "secretsmanager:whistlestop-keys"])
-async def test_a_key_is_known_until_it_is_revoked(
+async def test_a_key_is_accepted_until_it_is_revoked(
     account: None, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["key", "create", "ci", "--grant", "default:read", "--api-keys", place]) == 0
@@ -55,8 +55,6 @@ async def test_a_key_is_known_until_it_is_revoked(
 
 
 @pytest.mark.parametrize("place", ["ssm:/none", "secretsmanager:none"])
-def test_keys_that_are_nowhere_are_said_in_one_line(
-    account: None, place: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_keys_are_reported_in_one_line(account: None, place: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["key", "list", "--api-keys", place]) == 1
     assert capsys.readouterr().err == f"Error: there is no {place}: `whistlestop key create` makes it\n"

@@ -93,7 +93,7 @@ async def test_an_sdk_that_may_not(server: Server, key: str) -> None:
 # HTTP
 
 
-async def test_connect_asks(http: httpx.AsyncClient) -> None:
+async def test_connect_requires_a_credential(http: httpx.AsyncClient) -> None:
     path = f"/{SERVICE}/CountWorkflowExecutions"
     for headers in ({}, bearer("x"), bearer(SECRETS["elsewhere"])):
         refused = await http.post(path, json={"namespace": "default"}, headers=headers)
@@ -108,7 +108,7 @@ async def test_connect_asks(http: httpx.AsyncClient) -> None:
     assert (await http.post(f"/{SERVICE}/GetSystemInfo", json={})).status_code == 200
 
 
-async def test_looking_for_tasks_takes_a_worker(http: httpx.AsyncClient) -> None:
+async def test_probing_the_backlog_needs_the_worker_role(http: httpx.AsyncClient) -> None:
     look = {"namespace": "default"}
     assert (await http.post(LOOK, json=look)).status_code == 403
     assert (await http.post(LOOK, json=look, headers=bearer(SECRETS["reader"]))).status_code == 403
@@ -116,7 +116,7 @@ async def test_looking_for_tasks_takes_a_worker(http: httpx.AsyncClient) -> None
     assert (await http.post(LOOK, json=look, headers=headers)).status_code != 403
 
 
-async def test_the_json_api_asks(http: httpx.AsyncClient) -> None:
+async def test_the_json_api_requires_a_credential(http: httpx.AsyncClient) -> None:
     path = "/api/v1/namespaces/default"
     refused = await http.get(path)
     assert refused.status_code == 403
@@ -132,7 +132,7 @@ async def test_the_json_api_asks(http: httpx.AsyncClient) -> None:
     assert (await http.get("/healthz")).status_code == 200
 
 
-async def test_nexus_asks(http: httpx.AsyncClient) -> None:
+async def test_nexus_requires_a_credential(http: httpx.AsyncClient) -> None:
     """In the namespace of the address; one without a namespace takes a role in all of them."""
     queue = "/namespaces/default/task-queues/handlers/nexus-services/letters/send"
     for path, caller, status in (
@@ -189,7 +189,7 @@ def _call(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], headers: dict[st
     return lambda_function.handler(event, _Context())
 
 
-def test_an_open_url_is_closed_to_strangers(history: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_url_refuses_unauthenticated_callers(history: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is configured but AuthMode=NONE: nobody may, whatever they bring."""
     answer = _call(monkeypatch, {"WHISTLESTOP_AUTH_MODE": "NONE"}, bearer(SECRETS["operator"]))
     assert answer["statusCode"] == 403
@@ -211,7 +211,7 @@ def test_an_open_url_is_closed_to_strangers(history: object, monkeypatch: pytest
         ),
     ],
 )
-def test_what_opens_a_function(
+def test_settings_that_allow_unauthenticated_callers_of_a_function(
     history: object, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], headers: dict[str, str], status: int
 ) -> None:
     assert _call(monkeypatch, env, headers)["statusCode"] == status
@@ -221,7 +221,7 @@ def test_what_opens_a_function(
 
 
 @pytest.mark.parametrize("ip", ["0.0.0.0", "192.0.2.7", "::"])
-def test_strangers_reach_no_door_at_which_nobody_asks(ip: str) -> None:
+def test_endpoints_without_authentication_do_not_start_on_public_addresses(ip: str) -> None:
     with pytest.raises(BadConfig, match="--allow-anonymous"):
         require_authentication(ServerConfig(), ip)
     with pytest.raises(BadConfig, match="--allow-anonymous"):
@@ -235,7 +235,7 @@ def test_strangers_reach_no_door_at_which_nobody_asks(ip: str) -> None:
         require_authentication(config, ip)
 
 
-def test_a_server_says_who_may_call() -> None:
+def test_a_server_prints_who_may_call() -> None:
     both = ServerConfig(tls=TlsConfig("a", "b", "ca.pem"), auth=AuthConfig("keys.json", JwtConfig("https://id/jwks")))
     expected = "with a certificate of ca.pem and an API key of keys.json or a JWT by https://id/jwks"
     assert callers(both, "127.0.0.1") == expected
@@ -245,7 +245,7 @@ def test_a_server_says_who_may_call() -> None:
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "127.8.8.8", "::1"])
-def test_loopback_is_for_everybody(ip: str) -> None:
+def test_loopback_needs_no_authentication(ip: str) -> None:
     require_authentication(ServerConfig(), ip)
 
 
@@ -282,7 +282,7 @@ async def test_no_secret_reaches_a_log(
 
 
 @pytest.mark.parametrize("level", ["debug"])
-def test_a_servers_own_output_tells_no_secret(
+def test_the_output_of_a_server_contains_no_secret(
     run_command: Callable[..., Any], launch: Callable[..., Any], tmp_path: Path, level: str
 ) -> None:
     """The real command, from the keys that `key create` made."""
@@ -357,7 +357,7 @@ def test_keys_are_made_listed_and_revoked(run_command: Callable[..., Any], tmp_p
         (["list", "--api-keys", "broken.json"], 1, "not a document"),
     ],
 )
-def test_what_a_person_can_mend_is_one_line(
+def test_errors_of_configuration_are_one_line(
     run_command: Callable[..., Any], tmp_path: Path, arguments: list[str], code: int, words: str
 ) -> None:
     (tmp_path / "whistlestop-keys.json").write_text(render([ApiKey("taken", hash_of("x"), ())]))
@@ -377,7 +377,7 @@ def test_a_public_address_is_refused_in_one_line(run_command: Callable[..., Any]
     assert "--api-keys" in done.stderr
 
 
-def test_keys_that_are_not_there_are_said_in_one_line(run_command: Callable[..., Any]) -> None:
+def test_a_missing_file_of_keys_is_reported_in_one_line(run_command: Callable[..., Any]) -> None:
     done = run_command("server", "start", "--port", "0", "--api-keys", "not-there.json")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("Error: ")

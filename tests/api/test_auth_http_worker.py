@@ -144,7 +144,7 @@ def test_the_example_is_one_page_of_the_standard_library() -> None:
     assert set(imported) <= sys.stdlib_module_names
 
 
-async def test_functions_are_asked_by_the_example_as_well(functions: str) -> None:
+async def test_the_example_works_against_functions(functions: str) -> None:
     """They answer polls at once; a retry is in between, so that it looks more than once."""
     async with asyncio.timeout(PATIENCE_S), example(functions), connect(functions, api_key=SECRETS["writer"]) as client:
         result = await client.execute_activity(

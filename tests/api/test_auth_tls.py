@@ -161,7 +161,7 @@ async def _raw(server: Server, context: ssl.SSLContext, *lines: str) -> bytes:
         writer.close()
 
 
-async def test_where_no_door_asks_for_certificates_their_names_are_nobodys() -> None:
+async def test_names_of_certificates_count_only_where_certificates_are_verified() -> None:
     store = SqliteStore(":memory:")
     access = AccessControl(AuthConfig(CERTIFICATES), NamespaceCache(store, FakeClock()), FakeClock())
     assert not await access.is_authenticated({certificates.HEADER: "client"})

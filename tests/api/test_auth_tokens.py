@@ -170,7 +170,7 @@ async def test_time_is_the_clocks(issuer: Issuer) -> None:
     assert await issuer.verify(issuer.token(nbf=issuer.now_s(edge_s + 1))) is None
 
 
-async def test_what_was_verified_is_kept_until_it_expires(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_verified_tokens_are_cached_until_they_expire(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no longer than five minutes: the issuer may have changed its keys."""
     brief, long = issuer.token(exp=issuer.now_s(10)), issuer.token(exp=issuer.now_s(86_400))
     for token in (brief, long):
@@ -203,7 +203,7 @@ async def test_another_claim_may_hold_the_permissions(tmp_path: Path) -> None:
     assert claims.namespaces == {"default": Role.ADMIN}
 
 
-async def test_the_issuers_keys_are_asked_for_sparingly(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_issuers_keys_are_fetched_rarely(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once in five minutes; for an unknown key id at once, but not again within ten seconds."""
     asked: list[str] = []
     fetch = tokens._fetch
@@ -263,7 +263,7 @@ async def test_an_issuer_that_answers_over_http(status: str, body: bytes, known:
     await server.wait_closed()
 
 
-async def test_while_the_issuers_keys_are_not_known_callers_try_again(tmp_path: Path) -> None:
+async def test_calls_are_unavailable_while_the_issuers_keys_cannot_be_fetched(tmp_path: Path) -> None:
     issuer = Issuer(tmp_path / "jwks.json")
     issuer.path.write_text("not JSON")
     with pytest.raises(ServiceError) as unknown:

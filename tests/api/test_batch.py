@@ -119,7 +119,7 @@ async def test_pages_go_at_the_rate_that_is_set(yard: Yard) -> None:
 @pytest.mark.parametrize(
     ("wanted", "seconds"), [(0, 1), (10, 5), (1000, 1), (float("inf"), 1), (-5, 1), (float("nan"), 1)]
 )
-def test_no_rate_that_is_asked_for_is_above_the_servers(wanted: float, seconds: float) -> None:
+def test_a_requested_rate_is_limited_to_the_servers_rate(wanted: float, seconds: float) -> None:
     assert page_s(wanted, 50) == seconds
 
 
@@ -188,7 +188,7 @@ async def test_in_a_function_a_job_goes_on_in_turns(yard: Yard) -> None:
     assert await worker.work_on_batches(frontend) == 0
 
 
-async def test_what_cannot_be_done_is_counted(yard: Yard) -> None:
+async def test_failed_operations_are_counted(yard: Yard) -> None:
     """A workflow without a completed task can be reset; one whose event is wrong can't; one that is gone is no failure."""
     await yard.workflows(2)
     executions = [{"workflow_id": "w000"}, {"workflow_id": "w001"}, {"workflow_id": "nobody"}]

@@ -144,7 +144,7 @@ async def test_an_origin_that_is_configured_may() -> None:
         assert (refused.status_code, "access-control-allow-origin" in refused.headers) == (403, False)
 
 
-async def test_where_a_credential_is_asked_for_pages_have_none() -> None:
+async def test_rules_for_browsers_do_not_apply_where_credentials_are_required() -> None:
     """So the address and origin of whoever shows one do not matter."""
     config = ServerConfig(port=0, metrics_port=None, drain_s=0.1, auth=AuthConfig(DOCUMENT))
     async with Server(config) as server, client(server.http_port) as http:
@@ -196,7 +196,7 @@ def test_a_function_that_is_open_is_served_to_its_own_pages_alone(
 @pytest.mark.parametrize(
     "text", ["ui.example.com", "https://", "https://a/b", "ftp://a", "https://u@a", "*", "null", "https://a?b"]
 )
-def test_what_is_no_origin_is_refused(text: str) -> None:
+def test_values_that_are_no_origin_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected an origin"):
         origins_of([text])
 

@@ -40,7 +40,7 @@ def _client(version: str, servers: str = "", name: str = "temporal-go") -> dict[
         _client("", "<1.0.0"),
     ],
 )
-async def test_these_are_served(world: World, headers: dict[str, str]) -> None:
+async def test_supported_clients_are_served(world: World, headers: dict[str, str]) -> None:
     await world.frontend.call(
         f"{WORKFLOW_SERVICE}/GetSystemInfo", rr.GetSystemInfoRequest(), CallContext(headers=headers)
     )
@@ -68,14 +68,16 @@ async def test_these_are_served(world: World, headers: dict[str, str]) -> None:
         ),
     ],
 )
-async def test_what_cannot_be_read_is_an_invalid_argument(world: World, headers: dict[str, str], message: str) -> None:
+async def test_a_version_that_cannot_be_parsed_is_an_invalid_argument(
+    world: World, headers: dict[str, str], message: str
+) -> None:
     with pytest.raises(ServiceError) as refused:
         await world.call("GetSystemInfo", rr.GetSystemInfoRequest(), CallContext(headers=headers))
     assert (refused.value.code, refused.value.message) == (Code.INVALID_ARGUMENT, message)
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "2.0.1-rc.1", "99.0.0"])
-async def test_a_client_that_is_too_new_is_told_what_would_do(world: World, version: str) -> None:
+async def test_the_refusal_of_a_too_new_client_names_the_supported_versions(world: World, version: str) -> None:
     with pytest.raises(ServiceError) as refused:
         await world.call("GetSystemInfo", rr.GetSystemInfoRequest(), CallContext(headers=_client(version)))
     assert refused.value.code is Code.FAILED_PRECONDITION
@@ -90,7 +92,7 @@ async def test_a_client_that_is_too_new_is_told_what_would_do(world: World, vers
 
 
 @pytest.mark.parametrize("servers", ["<1.0.0", ">=2.0.0", "2.x", ">1.32.0", "!=1.32.0", "<1.32.x", ">1.x"])
-async def test_a_client_for_other_servers_is_told_which_server_this_is(world: World, servers: str) -> None:
+async def test_the_refusal_of_a_client_for_other_servers_names_this_server(world: World, servers: str) -> None:
     with pytest.raises(ServiceError) as refused:
         await world.call("GetSystemInfo", rr.GetSystemInfoRequest(), CallContext(headers=_client("1.0.0", servers)))
     assert refused.value.code is Code.FAILED_PRECONDITION
@@ -113,7 +115,7 @@ async def test_nexus_names_its_client_by_the_user_agent(world: World, path: str)
     assert world.history.calls == []
 
 
-def test_a_client_is_looked_at_once() -> None:
+def test_the_version_of_a_client_is_parsed_once() -> None:
     """The check stands in the way of every call."""
     headers = _client("1.47.11", ">=1.0.0 <2.0.0")
     client_versions.check(headers)

@@ -54,7 +54,7 @@ async def _cluster(processes: int) -> Backend:
     return backend
 
 
-async def test_a_start_by_a_process_that_has_not_heard_of_the_version_finds_the_poll_that_stands() -> None:
+async def test_a_start_by_a_process_without_the_new_version_finds_the_waiting_poll() -> None:
     backend = await _cluster(2)
     one, other = backend.processes
     await _start(one, "before")  # the process has read the deployments, of which there are none
@@ -73,7 +73,7 @@ async def test_a_start_by_a_process_that_has_not_heard_of_the_version_finds_the_
     await backend.close()
 
 
-async def test_functions_that_look_no_more_when_they_have_answered_are_looked_after() -> None:
+async def test_tasks_placed_by_functions_with_old_routing_are_moved() -> None:
     """The one that changes the routing waits until no other goes by the older one."""
     backend = await _cluster(2)
     one, other = backend.processes

@@ -62,7 +62,7 @@ async def test_a_version_that_ramps_no_more_drains_too(site: Site) -> None:
     assert (await site.statuses())["1"] == DRAINED
 
 
-async def test_it_is_looked_again_only_after_the_refresh_interval(site: Site) -> None:
+async def test_drainage_is_checked_again_only_after_the_refresh_interval(site: Site) -> None:
     await site.current("1")
     await site.start("pinned")
     task = await site.poll("1")
@@ -101,7 +101,7 @@ async def test_a_version_that_is_current_again_drains_no_more(site: Site) -> Non
     assert (await _drainage(site, "1")).status == 0
 
 
-async def test_a_version_that_drains_is_not_deleted_unless_that_is_asked_for() -> None:
+async def test_a_draining_version_is_deleted_only_with_skip_drainage() -> None:
     async with opened('matching.PollerHistoryTTL="1s"') as site:
         await site.current("1")
         await site.current("2")
@@ -263,7 +263,7 @@ async def test_a_schedule_starts_nothing_on_a_version_that_is_gone(site: Site) -
 # ---- routing to versions and deployments that nobody has polled ----
 
 
-async def test_routing_makes_a_deployment_that_nobody_has_seen_if_that_is_said(site: Site) -> None:
+async def test_routing_creates_an_unknown_deployment_if_allow_no_pollers_is_set(site: Site) -> None:
     for method, more in (
         ("SetWorkerDeploymentCurrentVersion", {}),
         ("SetWorkerDeploymentRampingVersion", {"percentage": 10}),
@@ -352,7 +352,7 @@ async def test_the_oldest_version_that_nobody_needs_makes_room(way: str) -> None
         assert list(await site.statuses()) == ["9", "5", "3", "2", "1"]
 
 
-async def test_a_version_that_is_drained_by_now_makes_room_though_nobody_has_looked() -> None:
+async def test_a_version_drained_since_the_last_check_makes_room() -> None:
     async with opened("matching.maxVersionsInDeployment=2") as site:
         await site.current("1")
         await site.current("2")
@@ -397,7 +397,7 @@ async def test_a_deployment_that_polls_have_made_is_refused_as_such(site: Site) 
         await site.call("CreateWorkerDeployment", deployment_name="e", request_id="other")
 
 
-async def test_the_same_change_by_somebody_else_is_noted(site: Site) -> None:
+async def test_the_same_change_by_another_identity_updates_the_last_modifier(site: Site) -> None:
     first = await site.current("1", identity="one")
     assert (await site.current("1", identity="one", conflict_token=b"stale")).conflict_token == first.conflict_token
     with pytest.raises(ServiceError, match="conflict token mismatch"):
@@ -418,7 +418,7 @@ async def test_pollers_are_forgotten_when_their_time_is_over() -> None:
         assert list(await site.statuses()) == ["2"]
 
 
-async def test_a_version_is_not_deleted_while_its_pollers_are_shown(site: Site) -> None:
+async def test_a_version_with_recent_pollers_is_not_deleted(site: Site) -> None:
     await site.backend.clock.advance(299)
     with pytest.raises(ServiceError, match="active pollers"):
         await site.call("DeleteWorkerDeploymentVersion", deployment_version=_version("1"))

@@ -38,7 +38,7 @@ async def test_a_workflow_goes_to_the_current_version_alone(site: Site) -> None:
     assert (await site.poll("1")).workflow_execution.workflow_id == "w"
 
 
-async def test_what_waits_moves_when_the_current_version_is_set(site: Site) -> None:
+async def test_waiting_tasks_move_when_the_current_version_is_set(site: Site) -> None:
     """From unversioned workers to a version, to another, and back."""
     await site.start("w")
     await site.current("1")
@@ -103,7 +103,7 @@ async def test_a_ramp_may_lead_back_to_unversioned_workers(site: Site) -> None:
     assert (await site.poll("1")).workflow_execution.workflow_id == "x"
 
 
-async def test_a_version_may_come_before_its_first_worker_if_that_is_said(site: Site) -> None:
+async def test_a_version_without_workers_becomes_current_if_allow_no_pollers_is_set(site: Site) -> None:
     with pytest.raises(ServiceError, match="not found"):
         await site.current("9")
     await site.current("9", allow_no_pollers=True)
@@ -232,7 +232,7 @@ async def test_a_version_that_nobody_has_can_not_be_pinned(site: Site) -> None:
     assert refused.value.code is Code.FAILED_PRECONDITION
 
 
-async def test_a_stale_token_and_a_stranger_are_refused(site: Site) -> None:
+async def test_a_stale_conflict_token_and_another_manager_are_refused(site: Site) -> None:
     seen = (await site.current("1")).conflict_token
     await site.current("2", conflict_token=seen)
     with pytest.raises(ServiceError):
@@ -253,7 +253,7 @@ async def test_a_version_goes_when_nobody_needs_it(site: Site) -> None:
     assert list(await site.statuses()) == ["2"]
 
 
-async def test_a_description_looks_once_for_all_versions_that_drain(
+async def test_a_description_checks_all_draining_versions_in_one_query(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many versions as a deployment can have, one of them with a pinned workflow that is open."""
@@ -299,7 +299,7 @@ CONTINUE = {
 }
 
 
-async def test_a_pinned_run_that_declined_an_upgrade_is_not_told_of_it_again(site: Site) -> None:
+async def test_a_pinned_run_that_declined_an_upgrade_is_not_notified_again(site: Site) -> None:
     """However often it continues as new; the next change of the routing is told once more."""
     await site.current("1")
     await site.start("w")
@@ -318,7 +318,7 @@ async def test_a_pinned_run_that_declined_an_upgrade_is_not_told_of_it_again(sit
         await site.complete(task, "1", PINNED)
 
 
-async def test_the_telling_of_new_targets_can_be_switched_off() -> None:
+async def test_notifications_of_new_targets_can_be_disabled() -> None:
     async with opened("system.enableSendTargetVersionChanged=false") as site:
         await site.current("1")
         await site.start("w")

@@ -78,7 +78,7 @@ def test_all_values_of_a_header_are_kept() -> None:
 
 
 @pytest.mark.parametrize("name", ["api_gateway_v1", "api_gateway_v2", "function_url_connect", "load_balancer"])
-def test_requests_are_told_from_other_events(name: str) -> None:
+def test_requests_are_distinguished_from_other_events(name: str) -> None:
     assert is_http(event(name))
     assert not is_http(event("scheduled"))
     assert not is_http({"Records": []})
@@ -95,7 +95,7 @@ def test_requests_are_told_from_other_events(name: str) -> None:
         {"requestContext": {"elb": {}}, "httpMethod": "GET", "path": "/", "multiValueHeaders": {"a": 1}},
     ],
 )
-def test_what_aws_does_not_send_is_refused(broken: dict[str, Any]) -> None:
+def test_events_that_aws_does_not_send_are_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not an HTTP event"):
         head_of(broken)
 

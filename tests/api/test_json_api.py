@@ -202,7 +202,7 @@ def test_every_annotated_path_leads_to_its_own_rpc() -> None:
     assert len(bindings) == 228
 
 
-def test_paths_are_known_to_a_process_that_imported_nothing_else() -> None:
+def test_paths_are_found_without_other_imports() -> None:
     """The registry imports no descriptors of services, in which the paths stand."""
     look = (
         "from whistlestop.frontend.endpoints import transcoding\n"

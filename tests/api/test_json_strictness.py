@@ -184,7 +184,7 @@ PYTHON_S_OWN = ("NoneType", "object is not", "Failed to parse", "Expecting", "co
 
 
 @pytest.mark.parametrize("case", BODIES)
-async def test_what_a_body_may_be(world: World, case: str) -> None:
+async def test_forms_of_a_body(world: World, case: str) -> None:
     """A refusal is in words of the API's, and nothing of it reaches history."""
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 

@@ -93,7 +93,7 @@ def test_trailers_are_short_enough(message: str, details: str) -> None:
 
 @pytest.mark.parametrize("details", DETAILS)
 @pytest.mark.parametrize("message", MESSAGES)
-def test_nothing_is_cut_twice_on_the_way_between_functions(message: str, details: str) -> None:
+def test_an_error_is_truncated_once_between_functions(message: str, details: str) -> None:
     error = ServiceError(Code.INVALID_ARGUMENT, MESSAGES[message], *DETAILS[details])
     with pytest.raises(ServiceError) as passed_on:
         unwrap_answer(json.loads(json.dumps(error_answer(error))))
@@ -102,13 +102,13 @@ def test_nothing_is_cut_twice_on_the_way_between_functions(message: str, details
     )  # fmt: skip
 
 
-def test_what_is_short_is_left_alone() -> None:
+def test_short_errors_are_not_truncated() -> None:
     failure = details_pb.QueryFailedFailure(failure=_chain(3, 100))
     error = ServiceError(Code.INVALID_ARGUMENT, "m" * 2_000, failure)
     assert (error.message, error.details) == ("m" * 2_000, (failure,))
 
 
-def test_what_is_cut_says_so_and_keeps_its_beginning() -> None:
+def test_truncated_errors_say_so_and_keep_their_beginning() -> None:
     """As Temporal cuts it."""
     error = ServiceError(Code.INVALID_ARGUMENT, "z" * 5_000)
     assert error.message == "z" * (4_000 - len(TRUNCATED)) + TRUNCATED

@@ -202,7 +202,7 @@ async def _custom(world: World) -> dict[str, int]:
     return dict(listed.custom_attributes)
 
 
-async def test_search_attributes_are_added_removed_and_shown(world: World) -> None:
+async def test_search_attributes_are_added_removed_and_listed(world: World) -> None:
     """Adding one again changes nothing, not even its type."""
     await world.call("AddSearchAttributes", _add(Mine=2))
     await world.call("AddSearchAttributes", _add(Mine=3))

@@ -88,9 +88,7 @@ async def test_a_header_that_a_worker_names_ends_no_answer() -> None:
         ("https://user@hooks.example.com/", "*.example.com", True),
     ],
 )
-async def test_addresses_are_held_to_patterns_as_temporal_reads_them(
-    world: World, url: str, pattern: str, *, allowed: bool
-) -> None:
+async def test_address_patterns_match_as_in_temporal(world: World, url: str, pattern: str, *, allowed: bool) -> None:
     assert addresses.matches(urlsplit(url), pattern) is allowed
     callback = common_pb.Callback(nexus=common_pb.Callback.Nexus(url=url))
     rules = replace(world.frontend._checks.rules, config=FrontendConfig(callback_allowed_addresses=((pattern, False),)))

@@ -68,7 +68,7 @@ def test_a_time_out_of_range_is_no_exception(name: str) -> None:
     assert seen
 
 
-async def test_it_is_a_bad_request(world: World) -> None:
+async def test_a_value_out_of_range_is_a_bad_request(world: World) -> None:
     """Also where another process serves it."""
     request = service_pb.StartWorkflowExecutionRequest(namespace="default", workflow_id="w")
     request.workflow_run_timeout.seconds = 2**62
@@ -85,7 +85,7 @@ async def test_it_is_a_bad_request(world: World) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_protobuf_does_not_allow_is_found(wrong: tuple[int, int]) -> None:
+def test_values_that_protobuf_does_not_allow_are_found(wrong: tuple[int, int]) -> None:
     for kind in (Timestamp, Duration):
         with pytest.raises(ValueError, match="not valid"):
             kind(seconds=wrong[0], nanos=wrong[1]).ToJsonString()
@@ -94,13 +94,13 @@ def test_what_protobuf_does_not_allow_is_found(wrong: tuple[int, int]) -> None:
     assert invalid_time(request) == "retry_policy.initial_interval"
 
 
-def test_what_it_allows_is_not() -> None:
+def test_values_that_protobuf_allows_are_not_reported() -> None:
     request = EVERYTHING["temporal.api.workflowservice.v1.WorkflowService/StartWorkflowExecution"].request_type()
     for seconds, nanos in ((315_576_000_000, 999_999_999), (-315_576_000_000, -999_999_999), (-1, 0), (0, 0)):
         request.workflow_run_timeout.seconds, request.workflow_run_timeout.nanos = seconds, nanos  # type: ignore[attr-defined]
         assert invalid_time(request) == ""
 
 
-def test_a_number_without_a_name_is_shown_as_a_number() -> None:
+def test_an_enum_value_without_a_name_is_a_number_in_json() -> None:
     assert enum_name(queue_enums.TaskQueueType, 1) == "TASK_QUEUE_TYPE_WORKFLOW"
     assert enum_name(queue_enums.TaskQueueType, 99) == "99"

@@ -230,7 +230,7 @@ async def test_a_version_needs_a_name_and_a_deployment(site: Site) -> None:
     )
 
 
-async def test_a_config_is_validated_starts_a_worker_and_is_shown(site: Site) -> None:
+async def test_a_config_is_validated_starts_a_worker_and_is_described(site: Site) -> None:
     await site.create({"default": group({"arn": "a"}, max_workers=3)})
     assert site.notes.validated == [{"arn": "a"}]
     assert site.notes.started == [1], "it registers the queues it polls"
@@ -388,7 +388,7 @@ async def test_without_a_config_a_version_s_tasks_start_nobody(site: Site) -> No
     assert (await site.rows(), record) == ((0, 0), None)
 
 
-async def test_a_worker_that_never_comes_is_started_again_ever_later_and_that_is_shown(site: Site) -> None:
+async def test_starts_of_a_worker_that_never_polls_back_off_and_are_described(site: Site) -> None:
     await site.ready()
     await site.start("a")
     await site.pass_time(30)
@@ -409,7 +409,7 @@ async def test_a_worker_that_never_comes_is_started_again_ever_later_and_that_is
     assert await site.rows() == (0, 0), "nothing waits, so nothing is left to look at"
 
 
-async def test_a_target_that_refuses_is_left_alone_for_a_while_and_shown(site: Site) -> None:
+async def test_a_target_that_refuses_is_retried_later_and_described(site: Site) -> None:
     await site.ready()
     site.notes.refuses = "denied"
     await site.start("a", "b", "c")
@@ -447,7 +447,7 @@ async def test_a_query_that_finds_nobody_starts_a_worker(site: Site) -> None:
     await asyncio.gather(asked, return_exceptions=True)
 
 
-async def test_what_waits_when_a_config_comes_finds_workers(site: Site) -> None:
+async def test_waiting_tasks_start_workers_when_a_config_is_added(site: Site) -> None:
     await site.create()
     await site.poll()
     await site.leave()

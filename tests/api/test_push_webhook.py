@@ -120,7 +120,7 @@ async def test_a_webhook_that_fails_is_tried_again_by_the_activity_s_retry_polic
     assert [task["attempt"] for task in site.tasks] == [1, 2]
 
 
-async def test_the_secret_is_not_shown_and_stays_when_its_mask_comes_back(site: Site) -> None:
+async def test_the_secret_is_masked_and_kept_when_the_mask_is_sent_back(site: Site) -> None:
     described = await site.call("DescribeWorkerDeploymentVersion", deployment_version=VERSION)
     group = described.worker_deployment_version_info.compute_config.scaling_groups["default"]
     shown = json.loads(group.provider.details.data)

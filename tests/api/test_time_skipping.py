@@ -110,7 +110,7 @@ async def served(server: Server) -> AsyncIterator[Client]:
         yield Client(channel)
 
 
-async def test_a_locked_clock_goes_as_everybodys() -> None:
+async def test_a_locked_clock_passes_normally() -> None:
     async with served(TimeSkippingServer(CONFIG)) as client:
         began = time.monotonic()
         await client.sleep(0.1)
@@ -182,7 +182,7 @@ async def test_no_clock_is_set_beyond_what_64_bits_hold() -> None:
         assert await client.times("w") == pytest.approx([0, 0], abs=1)
 
 
-async def test_nothing_is_skipped_behind_many_that_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_time_skips_past_many_long_waiting_runs_to_the_next_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row of a run that waits is as early as its last workflow task's timeout, and there may be a page of them."""
     monkeypatch.setattr(time_skipping, "PAGE", 2)
     async with served(TimeSkippingServer(CONFIG)) as client:
@@ -197,7 +197,7 @@ async def test_nothing_is_skipped_behind_many_that_wait_for_long(monkeypatch: py
         assert await client.times("delayed") == pytest.approx([0, HOUR_S], abs=1)
 
 
-async def test_what_was_left_in_a_deleted_namespace_holds_no_time() -> None:
+async def test_runs_of_a_deleted_namespace_do_not_stop_time_skipping() -> None:
     async with served(TimeSkippingServer(CONFIG)) as client:
         retention = _duration(24 * HOUR_S)
         await client.call("RegisterNamespace", namespace="n", workflow_execution_retention_period=retention)
@@ -251,7 +251,7 @@ async def test_other_servers_know_no_such_service() -> None:
         assert error.value.details() == "unknown service temporal.api.testservice.v1.TestService"
 
 
-async def test_a_skip_wakes_who_sleeps_by_that_clock() -> None:
+async def test_a_skip_ends_sleeps_on_the_skipped_clock() -> None:
     base = FakeClock()
     clock = SkippingClock(base)
     sleeper = asyncio.create_task(clock.sleep(100))

@@ -117,7 +117,7 @@ async def test_errors_arrive_whole(service: Remembering, url: str) -> None:
     http.close()
 
 
-async def test_what_nobody_answers_is_unavailable(service: Remembering) -> None:
+async def test_a_call_without_an_answer_is_unavailable(service: Remembering) -> None:
     """A dead function and a closed port are the same to the caller: try again."""
     for client in (
         LambdaClient("f", SystemClock(), _Boto(service, dead=True)),
@@ -159,7 +159,9 @@ async def test_an_encoded_reply_is_not_parsed_on_its_way(service: Remembering) -
         ({"method": "Nonsense", "request": ""}, Code.UNIMPLEMENTED),
     ],
 )
-async def test_what_is_no_envelope_is_refused(service: Remembering, envelope: dict[str, Any], code: Code) -> None:
+async def test_a_body_that_is_no_envelope_is_refused(
+    service: Remembering, envelope: dict[str, Any], code: Code
+) -> None:
     """And reaches nobody."""
     answer = await invoke_envelope(service, envelope, FakeClock())
     assert (answer["error"]["code"], service.calls) == (code, [])
@@ -171,7 +173,7 @@ def test_internal_methods_have_their_own_messages() -> None:
     assert request_type("SignalWorkflowExecution") is service_pb.SignalWorkflowExecutionRequest
 
 
-async def test_whatever_history_and_matching_do_can_be_asked_from_elsewhere() -> None:
+async def test_all_methods_of_history_and_matching_can_be_called_remotely() -> None:
     """Each method has its request where the called side looks for it."""
     bench = Bench()
     methods = {*MODULE_OF, *bench.matching.methods}

@@ -91,7 +91,7 @@ def _with_nul(request_type: type[Message], path: tuple[Any, ...]) -> Message:
 CASES = [(spec, path) for spec in REGISTRY.values() for path in _names(spec.request_type)]
 
 
-async def test_every_name_of_every_request_is_refused_before_anything_is_asked(world: World) -> None:
+async def test_nul_in_any_name_of_any_request_is_refused_first(world: World) -> None:
     """INVALID_ARGUMENT, and the name of the field; neither history nor matching nor the store hears of it."""
     wrong = []
     world.history.calls.clear()
@@ -119,7 +119,7 @@ async def test_every_name_of_every_request_is_refused_before_anything_is_asked(w
         ("letters", NUL, "taskQueue must not contain U\\+0000"),
     ],
 )
-async def test_an_endpoint_s_names_are_told_to_be_too_long_first(
+async def test_too_long_names_of_an_endpoint_are_reported_before_nul(
     world: World, name: str, task_queue: str, message: str
 ) -> None:
     """As Temporal does."""
@@ -145,7 +145,7 @@ async def test_an_endpoint_s_names_are_told_to_be_too_long_first(
         ("ListWorkflowExecutions", {"query": "\0" * 1001}, "query must not contain U\\+0000"),
     ],
 )
-async def test_what_is_too_long_is_told_to_be_so_first(
+async def test_too_long_names_are_reported_before_nul(
     world: World, method: str, fields: dict[str, Any], message: str
 ) -> None:
     """As Temporal does; and where nothing bounds its length it is refused as what no store holds."""
@@ -156,7 +156,7 @@ async def test_what_is_too_long_is_told_to_be_so_first(
 
 
 @pytest.mark.parametrize("field", ["reason", "details"])
-async def test_what_is_only_kept_may_have_it(world: World, field: str) -> None:
+async def test_fields_that_are_only_stored_may_contain_nul(world: World, field: str) -> None:
     request = rr.TerminateWorkflowExecutionRequest(namespace="default")
     request.workflow_execution.workflow_id = "w"
     if field == "reason":
@@ -192,7 +192,7 @@ def _request(method: str, **fields: Any) -> Message:
         ),
     ],
 )
-def test_the_path_of_the_field_is_told(message: Message, found: str) -> None:
+def test_the_refusal_names_the_path_of_the_field(message: Message, found: str) -> None:
     assert nul_field(message) == found
 
 
@@ -358,7 +358,9 @@ async def test_payloads_with_zeros_pass(site: Site) -> None:
     assert (await site.history("w"))[-1].event_type == et.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
 
 
-async def test_what_the_store_refuses_stops_nobody_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_value_that_the_store_refuses_affects_only_its_caller(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A value that the store does not take though the API's limits let it in: its caller alone hears of it."""
     monkeypatch.setattr(limits, "CHUNKED_LIMIT", 1_500_000)
 
@@ -410,7 +412,7 @@ async def test_an_effect_that_the_store_refuses_ends_as_a_failure_event(site: Si
     assert await site.store.scan_transfer_tasks(0, 16384, 2**62, 10) == []
 
 
-async def test_how_a_child_ended_is_told_as_a_failure_when_its_result_can_not_be(site: Site) -> None:
+async def test_a_result_of_a_child_that_cannot_be_stored_is_reported_as_a_failure(site: Site) -> None:
     """A parent does not wait for ever."""
     child, _ = EFFECTS["child"]
     await site.start("w")

@@ -73,7 +73,7 @@ async def _list(world: World, query: str = "", size: int = 0, token: bytes = b""
     return await world.call("ListWorkflowExecutions", request)
 
 
-async def test_a_row_is_shown_whole(world: World) -> None:
+async def test_a_row_is_listed_with_all_fields(world: World) -> None:
     """With memo, typed search attributes, parent and root."""
     await _put(world, 1, _COMPLETED, '{"CustomKeyword":"k","CustomInt":5,"Gone":"x"}')
     [info] = (await _list(world)).executions

@@ -84,7 +84,7 @@ async def test_a_failure_that_is_too_large_is_cut(world: World) -> None:
     ]
 
 
-async def test_what_fits_passes_unchanged(world: World) -> None:
+async def test_requests_within_the_limit_pass_unchanged(world: World) -> None:
     """The very request."""
     request = service_pb.RespondActivityTaskCompletedRequest(task_token=await _token(world))
     request.result.payloads.add(data=b"x")

@@ -38,7 +38,7 @@ async def test_the_first_to_expire_makes_room_even_where_the_instant_is_none(wor
     "fields",
     [{"rule_id": "é" * 501}, {"rule_id": "r", "predicate": LONG}, {"rule_id": "r", "visibility_query": LONG}],
 )
-async def test_what_is_too_long_is_refused(world: World, fields: dict[str, str]) -> None:
+async def test_too_long_values_are_refused(world: World, fields: dict[str, str]) -> None:
     """An id by its bytes; and a filter, which costs whoever runs the activities time to read."""
     with pytest.raises(ServiceError) as refused:
         await create(world, **fields)

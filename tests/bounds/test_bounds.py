@@ -149,7 +149,7 @@ async def test_a_request_at_its_bound_is_served_and_one_beyond_is_refused(backen
         assert longest < LONGEST_TURN, f"{longest:.0f} yardsticks"
 
 
-async def test_what_the_issue_sent_holds_up_nobody(backend: Backend) -> None:
+async def test_the_reported_large_filters_do_not_block_other_calls(backend: Backend) -> None:
     """As shared/security/big_query.py does, with the same filters."""
     most = 3_900_000
     for query in (
@@ -207,7 +207,7 @@ async def test_the_times_of_a_schedule_with_all_it_may_have_are_found_beside_the
         assert longest < LONGEST_TURN * 2, f"{method}: {longest:.0f} yardsticks"
 
 
-async def test_workers_are_held_against_a_filter_in_turns(backend: Backend) -> None:
+async def test_filtering_workers_yields_to_other_calls(backend: Backend) -> None:
     beats = [{"worker_instance_key": f"w{number}", "task_queue": "q"} for number in range(5000)]
     for first in range(0, len(beats), 500):
         await backend.call("RecordWorkerHeartbeat", namespace="default", worker_heartbeat=beats[first : first + 500])

@@ -131,7 +131,7 @@ async def test_long_reads_leave_connections_for_what_is_short(store: Store) -> N
     await none_is_left(store)
 
 
-async def test_a_caller_whose_time_is_over_is_told_so(backend: Backend) -> None:
+async def test_a_caller_whose_deadline_passed_gets_deadline_exceeded(backend: Backend) -> None:
     store: Any = backend.store
     name = "_list" if hasattr(store, "path") else "_within"
     read = getattr(store, name)

@@ -103,7 +103,7 @@ async def test_a_worker_needs_no_more_than_the_workers_role(target: str) -> None
             await theirs.start_workflow(Parcel.run, "tea", id="parcel-2", task_queue=QUEUE)
 
 
-async def test_who_brings_a_key_is_known_by_it(target: str) -> None:
+async def test_callers_are_authenticated_by_their_own_key(target: str) -> None:
     async with asyncio.timeout(PATIENCE_S), connect(target, api_key=KEY) as client:
         client.service_client.update_rpc_metadata({"authorization": f"Bearer {READER}"})
         assert (await client.count_workflows()).count == 0
@@ -113,7 +113,7 @@ async def test_who_brings_a_key_is_known_by_it(target: str) -> None:
         assert refused.value.grpc_status.details[0].type_url.endswith("errordetails.v1.PermissionDeniedFailure")
 
 
-async def test_without_a_key_polls_are_told_that_they_may_not(target: str) -> None:
+async def test_polls_without_a_key_are_refused(target: str) -> None:
     """They do not wait for ever in the bridge."""
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 

@@ -55,7 +55,7 @@ async def calls_of(jump_s: float, act: Callable[[Bench], Any], *, holds: bool, s
 
 @JUMPS
 @pytest.mark.parametrize("holds", [False, True], ids=["function", "server"])
-async def test_an_idle_worker_looks_as_often_as_without_a_jump(jump_s: float, *, holds: bool) -> None:
+async def test_an_idle_worker_probes_as_often_as_without_a_jump(jump_s: float, *, holds: bool) -> None:
     usual = await calls_of(0, Bench.worker, holds=holds)
     assert len(usual) > 3
     assert await calls_of(jump_s, Bench.worker, holds=holds) == pytest.approx(usual)
@@ -75,7 +75,7 @@ async def test_a_poll_waits_for_as_long_as_without_a_jump(jump_s: float) -> None
 
 
 @JUMPS
-async def test_a_long_poll_of_a_client_asks_until_its_time_is_over(jump_s: float) -> None:
+async def test_a_long_poll_of_a_client_repeats_requests_until_its_deadline(jump_s: float) -> None:
     bench = Bench()
     bench.target.answers[SERVICE + "GetWorkflowExecutionHistory"] = rr.GetWorkflowExecutionHistoryResponse(
         next_page_token=b"more"
@@ -109,7 +109,7 @@ async def test_a_worker_without_work_ends_when_its_time_is_over(jump_s: float) -
 
 
 @pytest.mark.parametrize("jump_s", [3 * TOUCH_S, -3 * TOUCH_S], ids=["forward", "back"])
-def test_a_wake_queue_shows_that_it_is_in_use_after_half_a_day(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notification_queue_is_touched_after_half_a_day(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     wall, passed = [1e9], [500.0]
     clocks = SimpleNamespace(time=lambda: wall[0], monotonic=lambda: passed[0])
     monkeypatch.setattr("whistlestop.bridge.sqs.time", clocks)

@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "whistlestop.server", "bridge"]
 
 
 @pytest.mark.sdk
-async def test_it_says_where_it_listens_serves_and_ends_with_its_counters(start_dev: Callable[..., Any]) -> None:
+async def test_the_command_prints_its_address_serves_and_prints_its_counters(start_dev: Callable[..., Any]) -> None:
     target = f"http://127.0.0.1:{start_dev().port('HTTP')}"
     process = await asyncio.create_subprocess_exec(
         *COMMAND, "--target", target, "--listen", "127.0.0.1:0",
@@ -53,7 +53,7 @@ async def test_it_says_where_it_listens_serves_and_ends_with_its_counters(start_
         (["--target", "https://x", "--tls-cert", "x.pem"], "mTLS needs a certificate and its key"),
     ],
 )
-def test_what_a_person_can_mend_is_one_line(arguments: list[str], complaint: str) -> None:
+def test_errors_of_configuration_are_one_line(arguments: list[str], complaint: str) -> None:
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode in {1, 2}
     assert done.stderr.startswith("Error: ")
@@ -61,7 +61,7 @@ def test_what_a_person_can_mend_is_one_line(arguments: list[str], complaint: str
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "[::]", "[::ffff:0.0.0.0]"])
-def test_strangers_reach_no_bridge_by_accident(host: str) -> None:
+def test_a_bridge_does_not_listen_on_public_addresses_by_default(host: str) -> None:
     with pytest.raises(CommandError, match="--allow-anonymous"):
         _listen_address(f"{host}:7233", allow_anonymous=False)
     assert _listen_address(f"{host}:7233", allow_anonymous=True).port == 7233

@@ -54,7 +54,7 @@ class Life:
         return asyncio.ensure_future(inbound.execute_activity(cast("ExecuteActivityInput", None)))
 
 
-async def test_it_ends_when_there_was_no_task_for_so_long() -> None:
+async def test_an_idle_worker_ends_after_the_configured_time() -> None:
     life = Life(10)
     assert not await life.pass_s(9)
     life.counters.tasks += 1
@@ -63,7 +63,7 @@ async def test_it_ends_when_there_was_no_task_for_so_long() -> None:
     await life.run
 
 
-async def test_it_does_not_end_while_an_activity_runs() -> None:
+async def test_a_worker_does_not_end_while_an_activity_runs() -> None:
     life = Life(10)
     done = asyncio.Event()
     activity = life.activity(done)

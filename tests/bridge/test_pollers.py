@@ -69,7 +69,7 @@ async def test_an_idle_worker_of_a_server_makes_two_calls_a_minute(holding: Benc
     await ended(*worker)
 
 
-async def test_looks_grow_rarer_and_not_rarer_than_every_thirty_seconds(bench: Bench) -> None:
+async def test_probe_intervals_grow_up_to_thirty_seconds(bench: Bench) -> None:
     worker = bench.worker()
     await bench.advance(600)
     at = bench.target.named("LookForTasks")
@@ -81,7 +81,7 @@ async def test_looks_grow_rarer_and_not_rarer_than_every_thirty_seconds(bench: B
 
 
 @pytest.mark.parametrize("method", ["StartWorkflowExecution", "RespondActivityTaskCompleted", "QueryWorkflow"])
-async def test_what_goes_through_the_bridge_makes_it_eager_again(bench: Bench, method: str) -> None:
+async def test_a_call_through_the_bridge_causes_a_probe_at_once(bench: Bench, method: str) -> None:
     """The next look comes at once, though the worker was idle for long."""
     worker = bench.worker()
     await bench.advance(600)
@@ -93,7 +93,7 @@ async def test_what_goes_through_the_bridge_makes_it_eager_again(bench: Bench, m
     await ended(*worker)
 
 
-async def test_a_task_is_polled_for_where_a_look_finds_it(bench: Bench) -> None:
+async def test_a_poll_is_sent_for_each_task_that_a_probe_finds(bench: Bench) -> None:
     """One poll for one task, however many pollers wait."""
     worker = bench.worker()
     await bench.advance(0.04)
@@ -116,7 +116,7 @@ async def test_as_many_polls_go_out_as_tasks_wait(bench: Bench) -> None:
         poll.cancel()
 
 
-async def test_a_held_look_answers_as_soon_as_there_is_a_task(holding: Bench) -> None:
+async def test_a_waiting_probe_answers_as_soon_as_there_is_a_task(holding: Bench) -> None:
     poll = holding.poll()
     await holding.advance(30)
     holding.target.add("q")
@@ -124,7 +124,7 @@ async def test_a_held_look_answers_as_soon_as_there_is_a_task(holding: Bench) ->
     assert poll.done()
 
 
-async def test_a_new_queue_is_looked_at_at_once(holding: Bench) -> None:
+async def test_a_new_queue_is_probed_at_once(holding: Bench) -> None:
     """A look that is held knows nothing of it, and is given up."""
     first = holding.poll("one")
     await holding.advance(10)
@@ -157,7 +157,7 @@ async def test_polls_outlast_a_target_that_is_down(bench: Bench) -> None:
     assert rr.PollWorkflowTaskQueueResponse.FromString(await poll).task_token == b"t"
 
 
-async def test_a_refusal_that_will_not_pass_is_told_to_who_polls(bench: Bench) -> None:
+async def test_a_permanent_refusal_is_returned_to_polls(bench: Bench) -> None:
     poll = bench.poll()
     bench.target.error = ServiceError(Code.PERMISSION_DENIED, "no")
     await bench.advance(1)
@@ -191,7 +191,7 @@ async def test_a_task_taken_for_a_poll_that_went_away_goes_to_another(bench: Ben
         await gone
 
 
-async def test_a_clients_wait_asks_again_when_something_was_completed(bench: Bench) -> None:
+async def test_a_clients_wait_is_rechecked_after_a_completion(bench: Bench) -> None:
     """And seldom while nothing is."""
     path = SERVICE + "GetWorkflowExecutionHistory"
     bench.target.answers[path] = rr.GetWorkflowExecutionHistoryResponse(next_page_token=b"t").SerializeToString()
@@ -208,7 +208,7 @@ async def test_a_clients_wait_asks_again_when_something_was_completed(bench: Ben
     assert await wait == news.SerializeToString()
 
 
-async def test_counters_tell_kinds_apart(bench: Bench) -> None:
+async def test_counters_distinguish_kinds_of_calls(bench: Bench) -> None:
     poll = bench.poll(path=WORKFLOW)
     bench.target.add("q")
     await bench.advance(1)
@@ -231,7 +231,7 @@ async def test_a_poll_that_is_on_its_way_ends_with_its_worker_too(bench: Bench) 
     assert await bench.poll(worker_instance_key="a") == b""
 
 
-async def test_a_goodbye_is_the_last_that_a_function_hears_of_a_worker(bench: Bench) -> None:
+async def test_no_call_of_a_worker_follows_its_shutdown_to_a_function(bench: Bench) -> None:
     """It remembers nobody: a look that arrives afterwards would make the worker known again."""
     bench.target.lag_s = 1.0
     poll = bench.poll(worker_instance_key="a")
@@ -247,7 +247,7 @@ async def test_a_goodbye_is_the_last_that_a_function_hears_of_a_worker(bench: Be
     await call
 
 
-async def test_versions_of_one_queue_are_looked_at_apart(holding: Bench) -> None:
+async def test_versions_of_one_queue_are_probed_separately(holding: Bench) -> None:
     """What waits for one of them is nothing to the other."""
     options = (
         DeploymentOptions(deployment_name="shop", build_id=build_id, worker_versioning_mode=_VERSIONED)
@@ -262,7 +262,7 @@ async def test_versions_of_one_queue_are_looked_at_apart(holding: Bench) -> None
     await asyncio.gather(*polls, return_exceptions=True)
 
 
-async def test_a_clients_wait_is_not_asked_again_for_what_is_not_about_it(bench: Bench) -> None:
+async def test_a_clients_wait_is_not_rechecked_for_other_workflows(bench: Bench) -> None:
     """Of ten clients that wait for the ends of their workflows, one is to hear of one end."""
     path = SERVICE + "GetWorkflowExecutionHistory"
     bench.target.answers[path] = rr.GetWorkflowExecutionHistoryResponse(next_page_token=b"t").SerializeToString()
@@ -305,7 +305,7 @@ async def on_its_way(bench: Bench, poll: asyncio.Task[bytes]) -> asyncio.Task[by
     return poll
 
 
-async def test_a_task_whose_poll_has_gone_away_waits_for_the_next_one(bench: Bench) -> None:
+async def test_a_task_of_a_cancelled_poll_waits_for_the_next_poll(bench: Bench) -> None:
     await ended(await on_its_way(bench, bench.poll()))
     await bench.advance(1)
     stranger = bench.poll(identity="somebody")
@@ -316,7 +316,7 @@ async def test_a_task_whose_poll_has_gone_away_waits_for_the_next_one(bench: Ben
     await ended(stranger)
 
 
-async def test_nobody_waits_for_a_task_for_ever(bench: Bench) -> None:
+async def test_a_task_of_a_cancelled_poll_is_kept_for_a_limited_time(bench: Bench) -> None:
     """Longer than it may be answered, a task is not kept."""
     await ended(await on_its_way(bench, bench.poll()))
     await bench.advance(6)
@@ -326,7 +326,7 @@ async def test_nobody_waits_for_a_task_for_ever(bench: Bench) -> None:
     await ended(late)
 
 
-async def test_a_task_goes_to_nobody_who_has_not_shown_who_it_is(bench: Bench) -> None:
+async def test_a_task_goes_only_to_polls_with_the_same_credential(bench: Bench) -> None:
     """Identities are names that anybody may give."""
     poll = bench.poll(headers={"authorization": "Bearer good"})
     other = bench.poll(headers={"authorization": "Bearer bad"})
@@ -336,7 +336,7 @@ async def test_a_task_goes_to_nobody_who_has_not_shown_who_it_is(bench: Bench) -
     await ended(other)
 
 
-async def test_who_may_not_look_keeps_nobody_else_from_it(bench: Bench) -> None:
+async def test_a_refused_probe_does_not_affect_other_credentials(bench: Bench) -> None:
     bench.target.refused = {"Bearer bad"}
     bad = bench.poll("a", headers={"authorization": "Bearer bad"})
     await bench.advance(0.001)
@@ -369,7 +369,7 @@ async def test_a_poll_that_fails_is_sent_again_soon_and_then_less_often(bench: B
     assert await poll
 
 
-async def test_a_look_that_is_not_understood_is_made_again(bench: Bench) -> None:
+async def test_a_probe_with_an_unreadable_answer_is_retried(bench: Bench) -> None:
     poll = bench.poll()
     bench.target.garbled = 1
     bench.target.add("q")
@@ -397,7 +397,7 @@ async def test_a_bridge_that_closes_does_not_wait_for_ever(bench: Bench) -> None
     assert await poll == b""
 
 
-async def test_one_task_takes_one_look(bench: Bench) -> None:
+async def test_one_task_costs_one_probe(bench: Bench) -> None:
     """Whoever polls for one task at a time learns by the look itself that no other waits."""
     poll = bench.poll()
     await bench.advance(600)
@@ -409,7 +409,7 @@ async def test_one_task_takes_one_look(bench: Bench) -> None:
     assert len(bench.target.named("LookForTasks")) == before + 1
 
 
-async def test_no_look_while_a_call_is_under_way_that_makes_work(bench: Bench) -> None:
+async def test_no_probe_is_sent_during_a_call_that_makes_work(bench: Bench) -> None:
     """Its end is the time to look."""
     worker = bench.worker()
     await bench.advance(2)
@@ -425,7 +425,7 @@ async def test_no_look_while_a_call_is_under_way_that_makes_work(bench: Bench) -
     await ended(*worker)
 
 
-async def test_the_pollers_of_a_worker_share_its_first_look(bench: Bench) -> None:
+async def test_the_pollers_of_a_worker_share_its_first_probe(bench: Bench) -> None:
     worker = bench.worker()
     await bench.advance(0.05)
     assert len(bench.target.named("LookForTasks")) == 1

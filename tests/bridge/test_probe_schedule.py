@@ -55,7 +55,7 @@ async def test_an_idle_worker_makes_fewer_than_one_call_a_minute(woken: Bench) -
     assert len(woken.target.heartbeats) > 40
 
 
-async def test_a_message_makes_it_look_at_once(woken: Bench) -> None:
+async def test_a_message_causes_a_probe_at_once(woken: Bench) -> None:
     woken.target.add("q")
     woken.queue.message()
     await woken.advance(0.1)
@@ -69,7 +69,7 @@ async def test_a_lost_message_is_made_up_for(woken: Bench) -> None:
     assert woken.bridge.counters.tasks == 1
 
 
-async def test_doubled_and_late_messages_only_cost_looks(woken: Bench) -> None:
+async def test_duplicate_and_late_messages_only_cost_probes(woken: Bench) -> None:
     """Each task is handed out once."""
     before = len(woken.target.named("LookForTasks"))
     woken.target.add("q")
@@ -93,7 +93,7 @@ async def test_a_message_that_overtakes_its_task(woken: Bench) -> None:
     assert woken.bridge.counters.tasks == 1
 
 
-async def test_what_goes_through_the_bridge_is_looked_for_if_no_message_comes(woken: Bench) -> None:
+async def test_a_call_without_a_message_is_followed_by_a_probe(woken: Bench) -> None:
     """Most calls make no task, so it waits for the message for a moment."""
     before = len(woken.target.named("LookForTasks"))
     call = asyncio.ensure_future(woken.call("RespondActivityTaskCompleted"))
@@ -125,7 +125,7 @@ async def test_a_message_that_comes_while_polls_are_on_their_way(woken: Bench) -
     assert woken.bridge.counters.tasks == 2
 
 
-async def test_without_its_queue_it_looks_as_if_there_were_none(woken: Bench) -> None:
+async def test_without_its_queue_the_bridge_probes_as_without_notifications(woken: Bench) -> None:
     """And goes back to sleep when it is heard again."""
     woken.queue.rename("")
     await woken.advance(0.1)
@@ -142,7 +142,7 @@ async def test_without_its_queue_it_looks_as_if_there_were_none(woken: Bench) ->
     assert len(woken.target.calls) - before < 10
 
 
-async def test_a_target_that_stops_waking_is_looked_at_more_often(woken: Bench) -> None:
+async def test_a_target_that_stops_notifying_is_probed_more_often(woken: Bench) -> None:
     """As when its next release knows nothing of notification queues."""
     woken.target.wake_prefix = ""
     await woken.advance(200)
@@ -151,7 +151,7 @@ async def test_a_target_that_stops_waking_is_looked_at_more_often(woken: Bench) 
     assert 15 < len(woken.target.calls) - before < 40
 
 
-async def test_a_target_that_wakes_nobody_is_offered_no_queue() -> None:
+async def test_no_queue_is_created_for_a_target_without_notifications() -> None:
     clock, queue = FakeClock(), FakeQueue()
     schedule = NotifiedSchedule(clock, queue)
     schedule.record_answer("", registered=False)
@@ -178,7 +178,7 @@ async def test_news_of_a_worker_goes_through_at_once(woken: Bench) -> None:
     assert passed() == 5
 
 
-async def test_a_heartbeat_without_looks_is_a_call() -> None:
+async def test_a_heartbeat_without_probes_is_a_call() -> None:
     """A bridge whose workers have no polls waiting brings it along with nothing."""
     bench = Bench(registered=True)
     for _ in range(3):
@@ -188,7 +188,7 @@ async def test_a_heartbeat_without_looks_is_a_call() -> None:
     await bench.bridge.close()
 
 
-async def test_a_heartbeat_outlasts_looks_that_fail(woken: Bench) -> None:
+async def test_a_heartbeat_is_kept_while_probes_fail(woken: Bench) -> None:
     """It is brought along as soon as one works again."""
     await heartbeat(woken)
     await woken.advance(60)

@@ -48,7 +48,7 @@ async def test_an_order_goes_through(target: str) -> None:
         assert await handle.query(Order.state) == "charged tea"
 
 
-async def test_an_activity_hears_of_its_cancellation_by_its_heartbeat(target: str) -> None:
+async def test_an_activity_learns_of_its_cancellation_by_its_heartbeat(target: str) -> None:
     async with asyncio.timeout(PATIENCE_S), connect(target) as client, worker(client):
         handle = await client.start_workflow(Cancelled.run, id=f"cancelled-{uuid.uuid4()}", task_queue=QUEUE)
         async for event in handle.fetch_history_events(wait_new_event=True):

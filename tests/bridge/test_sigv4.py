@@ -78,7 +78,7 @@ async def test_a_clock_that_is_wrong_is_made_up_for(origin: Origin, hours: int) 
     made.close()
 
 
-async def test_keys_that_are_good_no_more_are_looked_up_again(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_expired_credentials_are_loaded_again(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of credentials that somebody wrote anew, say."""
     found = [Kept("OLD"), Kept("NEW")]
     monkeypatch.setattr(auths, "_find_credentials", lambda: found.pop(0))
@@ -89,9 +89,7 @@ async def test_keys_that_are_good_no_more_are_looked_up_again(origin: Origin, mo
     made.close()
 
 
-async def test_a_refusal_that_is_meant_is_asked_for_twice_only_now_and_then(
-    origin: Origin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_permanent_refusal_is_retried_rarely(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auths, "_find_credentials", Kept)
     origin.answers = [answer(403, "application/json", DENIED) for _ in range(3)]
     made = target(origin)
@@ -139,7 +137,7 @@ async def test_keys_that_cant_be_had_just_now_pass(origin: Origin, monkeypatch: 
     assert origin.requests == []
 
 
-async def test_whatever_goes_wrong_is_told(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_failure_of_signing_is_reported(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A poll that never hears of it would wait for ever."""
     made = target(origin, Kept())
     monkeypatch.setattr(made._http, "post", lambda *_: 1 / 0)

@@ -67,7 +67,7 @@ def url_of(client: Any, ears: Ears) -> str:
     return str(client.get_queue_url(QueueName=ears.queue.name)["QueueUrl"])
 
 
-async def test_a_queue_is_made_when_a_target_offers_to_wake(client: Any) -> None:
+async def test_a_queue_is_created_when_a_target_returns_a_prefix(client: Any) -> None:
     ears = Ears()
     ears.queue.start()
     assert (names(client), ears.queue.name) == ([], "")
@@ -86,7 +86,7 @@ async def test_messages_live_shorter_than_they_hide(client: Any, ears: Ears) -> 
     assert int(found["MessageRetentionPeriod"]) < int(found["VisibilityTimeout"])
 
 
-async def test_a_message_wakes(client: Any, ears: Ears) -> None:
+async def test_a_message_notifies_the_bridge(client: Any, ears: Ears) -> None:
     for _ in range(2):
         client.send_message(QueueUrl=url_of(client, ears), MessageBody="look")
         await ears.wake()
@@ -105,7 +105,7 @@ async def test_a_queue_that_was_deleted_is_replaced(client: Any, ears: Ears) -> 
     await ears.wake()
 
 
-async def test_a_queue_of_somebody_else_is_used_and_left(client: Any) -> None:
+async def test_a_given_queue_is_used_and_not_deleted(client: Any) -> None:
     url = client.create_queue(QueueName="stack-bridge-mine")["QueueUrl"]
     ears = Ears(url)
     ears.queue.start()
@@ -130,7 +130,9 @@ def _held(client: Any, url: str) -> tuple[str, str]:
     return found[wanted[0]], found[wanted[1]]
 
 
-async def test_who_may_delete_no_message_says_so_once(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_missing_permission_to_delete_messages_is_logged_once(
+    client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     url = client.create_queue(QueueName="stack-bridge-mine")["QueueUrl"]
 
     class Reader:
@@ -153,7 +155,7 @@ async def test_who_may_delete_no_message_says_so_once(client: Any, caplog: pytes
     assert caplog.text.count("can't be deleted") == 1
 
 
-async def test_what_a_killed_bridge_left_is_deleted_when_it_is_old(
+async def test_old_queues_of_killed_bridges_are_deleted(
     client: Any, ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not what is in use, and not what others named otherwise."""
@@ -177,7 +179,9 @@ async def test_a_queue_in_use_is_touched(client: Any, ears: Ears, monkeypatch: p
     assert seen == {"60", "61"}
 
 
-async def test_who_may_make_no_queue_looks_without(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_permission_to_create_a_queue_the_bridge_only_probes(
+    client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     class Forbidden:
         def create_queue(self, **_: Any) -> Any:
             raise PermissionError("AccessDenied")

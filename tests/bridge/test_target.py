@@ -167,7 +167,7 @@ async def test_a_target_that_is_not_there_is_unavailable() -> None:
     assert (await failure(ConnectTarget("http://127.0.0.1:9"))).code is Code.UNAVAILABLE
 
 
-async def test_who_stops_waiting_closes_the_connection(origin: Origin) -> None:
+async def test_a_cancelled_call_closes_its_connection(origin: Origin) -> None:
     """By cancellation: so the target can stop working for nobody."""
     target = ConnectTarget(origin.url)
     origin.answers.append(b"")

@@ -28,7 +28,7 @@ NOT_CALLED = {
 }
 
 
-def test_what_they_print(stage: Stage, play: Play) -> None:
+def test_output_of_the_commands(stage: Stage, play: Play) -> None:
     expected, actual = stage.both(play)
     assert "broken off" not in expected[-1], f"the scenario does not run on the real server:\n{_text(expected)}"
     if expected != actual:
@@ -36,7 +36,7 @@ def test_what_they_print(stage: Stage, play: Play) -> None:
         pytest.fail("\n".join(line.rstrip("\n") for line in lines), pytrace=False)
 
 
-def test_every_command_is_called_or_said_why_not() -> None:
+def test_every_command_is_called_or_excluded_with_a_reason() -> None:
     """A release of the command line with a new command fails here."""
     leaves = tree.leaves()
     left_out = {leaf for leaf in leaves if any(f"{leaf} ".startswith(f"{path} ") for path in NOT_CALLED)}

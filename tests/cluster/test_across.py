@@ -115,7 +115,7 @@ async def test_an_update_that_was_started_here_is_waited_for_there(pair: Cluster
         assert await b.get_workflow_handle("waited").query(Counter.value) == 5
 
 
-async def test_a_long_poll_of_history_is_woken_by_a_commit_of_the_other_process(pair: Cluster) -> None:
+async def test_a_long_poll_of_history_ends_with_a_commit_of_the_other_process(pair: Cluster) -> None:
     a, b = await pair.client("a"), await pair.client("b")
     handle = await b.start_workflow(Counter.run, id="watched", task_queue="nobody")
     request = GetWorkflowExecutionHistoryRequest(namespace="default", wait_new_event=True)
@@ -176,7 +176,7 @@ async def test_a_namespace_made_here_is_there(pair: Cluster) -> None:
     assert b.namespace == "default"
 
 
-async def test_a_search_attribute_added_here_is_known_there_at_once(pair: Cluster) -> None:
+async def test_a_new_search_attribute_is_visible_in_the_other_process_at_once(pair: Cluster) -> None:
     a, b = await pair.client("a"), await pair.client("b")
     # Both have the namespace in their caches, without the attribute.
     for client in (a, b):

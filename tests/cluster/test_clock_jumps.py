@@ -46,7 +46,7 @@ async def test_members_that_beat_are_alive_whatever_the_date_is(world: World, ju
 
 
 @JUMPS
-async def test_one_that_is_killed_is_missed_as_soon_as_without_a_jump(world: World, jump_s: float) -> None:
+async def test_a_killed_member_is_detected_as_soon_as_without_a_jump(world: World, jump_s: float) -> None:
     await two_members(world)
     world.clock.set_wall(jump_s)
     await world.kill("a")
@@ -56,7 +56,7 @@ async def test_one_that_is_killed_is_missed_as_soon_as_without_a_jump(world: Wor
 
 
 @JUMPS
-async def test_one_that_is_alone_beats_at_its_pace(jump_s: float) -> None:
+async def test_a_member_that_is_alone_sends_slow_heartbeats(jump_s: float) -> None:
     store = SqliteStore(":memory:")
     await store.open()
     await store.migrate()

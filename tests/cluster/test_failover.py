@@ -154,7 +154,7 @@ async def test_kill_of_one_under_load_loses_nothing(cluster: Cluster) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-async def test_who_starts_after_a_kill_does_not_wait_for_its_rows_to_expire(cluster: Cluster) -> None:
+async def test_a_server_started_after_a_kill_does_not_wait_for_rows_to_expire(cluster: Cluster) -> None:
     cluster.start("a")
     a = await cluster.client("a")
     with worker_process(cluster.servers["a"].address, "sleepers"):

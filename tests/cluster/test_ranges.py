@@ -142,12 +142,12 @@ def test_a_member_that_goes_moves_only_its_own_ranges() -> None:
     assert set(before.values()) == {"a", "b", "c"}
 
 
-async def test_who_is_alone_scans_everything_at_once(world: World) -> None:
+async def test_a_member_that_is_alone_scans_everything_at_once(world: World) -> None:
     await world.join("a")
     assert world.scans["a"].told == [ALL]
 
 
-async def test_two_share_and_nothing_is_left_out(world: World) -> None:
+async def test_two_members_share_all_ranges(world: World) -> None:
     await world.join("a")
     await world.join("b")
     await world.advance(CALL_S + 1)
@@ -165,7 +165,7 @@ async def test_a_killed_member_is_followed_within_its_silence_and_a_beat(world: 
     assert world.scans["b"].now == ALL
 
 
-async def test_the_others_are_told_once_that_one_is_gone(world: World) -> None:
+async def test_other_members_are_notified_once_of_a_lost_member(world: World) -> None:
     for name in "abc":
         await world.join(name)
     await world.advance(CALL_S * 4)
@@ -175,7 +175,7 @@ async def test_the_others_are_told_once_that_one_is_gone(world: World) -> None:
     assert (world.lost["b"], world.lost["c"]) == (1, 1)
 
 
-async def test_all_that_a_killed_member_armed_is_looked_for_in_the_ranges_of_every_other(world: World) -> None:
+async def test_timers_of_a_killed_member_are_scanned_by_every_other(world: World) -> None:
     for name in "abc":
         await world.join(name)
     await world.advance(CALL_S * 4)
@@ -186,7 +186,7 @@ async def test_all_that_a_killed_member_armed_is_looked_for_in_the_ranges_of_eve
     assert covers(world.shared())
 
 
-async def test_who_leaves_is_followed_at_once(world: World) -> None:
+async def test_the_ranges_of_a_leaving_member_are_taken_at_once(world: World) -> None:
     await world.join("a")
     await world.join("b")
     await world.advance(CALL_S * 2)
@@ -196,7 +196,7 @@ async def test_who_leaves_is_followed_at_once(world: World) -> None:
     assert [member.host_id for member in await world.store.list_members(world.clock.now_ns(), 10)] == ["b/history"]
 
 
-async def test_who_joins_after_a_kill_waits_for_an_answer_not_for_the_row(world: World) -> None:
+async def test_a_joining_member_waits_for_an_answer_not_for_the_row_of_a_killed_one(world: World) -> None:
     await world.join("a")
     await world.kill("a")
     await world.join("b")
@@ -204,7 +204,7 @@ async def test_who_joins_after_a_kill_waits_for_an_answer_not_for_the_row(world:
     assert world.scans["b"].now == ALL
 
 
-async def test_one_that_is_held_for_dead_and_is_not_gets_its_ranges_back(world: World) -> None:
+async def test_a_member_wrongly_considered_dead_gets_its_ranges_back(world: World) -> None:
     await world.join("a")
     world.hall.notifiers.clear()  # It hears nobody any more.
     await world.join("b")
@@ -215,7 +215,7 @@ async def test_one_that_is_held_for_dead_and_is_not_gets_its_ranges_back(world: 
     assert world.scans["a"].now
 
 
-async def test_an_owner_that_does_not_let_go_is_fenced_off(world: World) -> None:
+async def test_an_owner_that_does_not_release_a_range_is_fenced_off(world: World) -> None:
     now_ns = world.clock.now_ns()
     ours = next(n for n in range(RANGES) if owner_of(n, {"a", "b"}) == "a")
     await world.store.take_lease(ShardLease(ours, 0, 1, 7, "b", now_ns), 0)
@@ -229,7 +229,7 @@ async def test_an_owner_that_does_not_let_go_is_fenced_off(world: World) -> None
     assert (lease.owner, lease.range_id) == ("a", 8)
 
 
-async def test_one_that_was_fenced_off_stops(world: World) -> None:
+async def test_a_fenced_off_owner_stops(world: World) -> None:
     now_ns = world.clock.now_ns()
     leases = Leases(world.store, "a")
     other = Leases(world.store, "b")

@@ -112,7 +112,7 @@ async def test_members_show_their_roles(three: Deployment) -> None:
     }
 
 
-async def test_two_and_one(cluster: Cluster) -> None:
+async def test_frontend_and_matching_in_one_process_history_in_another(cluster: Cluster) -> None:
     """Doors and polls in one process, executions in the other."""
     endpoint, polls = free_ports(2)
     cluster.launch(

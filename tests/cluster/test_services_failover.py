@@ -89,7 +89,7 @@ async def more_than(acknowledged: dict[str, int], count: int) -> None:
 
 
 @pytest.mark.slow
-async def test_of_two_each_the_other_goes_on(cluster: Cluster) -> None:
+async def test_each_of_two_processes_survives_the_other(cluster: Cluster) -> None:
     """No restart is waited for: who takes no connection is passed over."""
     deployment = Deployment(cluster, free_ports(2), free_ports(2))
     deployment.start(*deployment.names)

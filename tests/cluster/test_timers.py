@@ -86,7 +86,7 @@ async def test_rows_of_other_slots_are_left_to_their_owner(bench: Bench) -> None
     assert bench.fired == ["mine"]
 
 
-async def test_what_is_committed_here_fires_here_whosever_slot_it_is_in(bench: Bench) -> None:
+async def test_timers_fire_in_the_process_that_committed_them(bench: Bench) -> None:
     await bench.start()
     for name, slot in (("mine", MINE), ("foreign", FOREIGN)):
         bench.processor.notify(bench.timer(name, slot, 1))
@@ -129,7 +129,7 @@ async def test_slots_that_are_given_up_are_left_alone(bench: Bench) -> None:
     assert bench.fired == []
 
 
-async def test_a_row_that_a_later_commit_of_this_process_moved_is_not_looked_at(bench: Bench) -> None:
+async def test_a_row_moved_by_a_later_commit_is_not_read(bench: Bench) -> None:
     await bench.start()
     timer = bench.timer("moved", MINE, 1)
     bench.processor.notify(timer)

@@ -45,7 +45,7 @@ def functions(url: str) -> Iterator[Cloud]:
         yield Cloud(Path(folder), {"WHISTLESTOP_DATABASE_URL": url})
 
 
-async def test_a_held_poll_gets_a_task_that_a_function_wrote(cluster: Cluster) -> None:
+async def test_a_waiting_poll_gets_a_task_that_a_function_wrote(cluster: Cluster) -> None:
     cluster.start("a")
     a = await cluster.client("a")
     with functions(cluster.url) as cloud:
@@ -66,7 +66,7 @@ async def test_a_held_poll_gets_a_task_that_a_function_wrote(cluster: Cluster) -
             await at_least_once_before_the_long_poll_ends(start_there)
 
 
-async def test_a_client_of_the_server_hears_of_an_end_that_a_function_wrote(cluster: Cluster) -> None:
+async def test_a_client_of_the_server_sees_an_end_that_a_function_wrote(cluster: Cluster) -> None:
     cluster.start("a")
     a = await cluster.client("a")
     with functions(cluster.url) as cloud:

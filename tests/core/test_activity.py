@@ -312,7 +312,7 @@ def test_completing_by_id_needs_no_start() -> None:
 
 
 @pytest.mark.parametrize("call", ["fail", "cancel", "heartbeat"])
-def test_everything_else_by_id_needs_a_start(call: str) -> None:
+def test_other_operations_by_id_need_a_started_attempt(call: str) -> None:
     world = scheduled()
     calls = {
         "fail": lambda run: activity.fail(run, by_id(world), application_failure(), "p"),

@@ -198,7 +198,7 @@ def test_original_options_come_back() -> None:
     assert [task.key.task_queue for task in world.offered(2)] == ["orders"]
 
 
-def test_nothing_selected() -> None:
+def test_an_operation_that_selects_nothing() -> None:
     world = scheduled()
     error = refused(world, lambda run: operations.selected(run, activity_id="zzz"))
     assert (error.code, error.message) == (Code.NOT_FOUND, operations.NOT_PENDING)

@@ -97,7 +97,7 @@ def test_redirects_in_a_circle_end() -> None:
 
 
 @pytest.mark.parametrize(("build_id", "keeps"), [(None, True), ("1", False), ("1.1", True), ("a", False), ("b", True)])
-def test_who_keeps_what_is_cached(build_id: str | None, *, keeps: bool) -> None:
+def test_sticky_execution_across_build_ids(build_id: str | None, *, keeps: bool) -> None:
     data = sets("1 1.1")
     data.MergeFrom(rules(a="b"))
     assert keeps_sticky(data, build_id) == keeps

@@ -160,7 +160,7 @@ def test_a_cancel_request_is_sent_once_the_operation_has_started() -> None:
     assert SCHEDULED in world.state().nexus_operations
 
 
-def test_an_end_before_the_answer_tells_the_start_first() -> None:
+def test_an_end_before_the_answer_records_the_start_first() -> None:
     world = called()
 
     def decide(run: Run) -> None:
@@ -173,7 +173,7 @@ def test_an_end_before_the_answer_tells_the_start_first() -> None:
     assert not world.offered(3)
 
 
-def test_callbacks_are_owed_when_the_run_ends() -> None:
+def test_callbacks_are_scheduled_when_the_run_ends() -> None:
     world = World()
     world.start()
     callback = common_pb.Callback(nexus=common_pb.Callback.Nexus(url="temporal://system"))
@@ -199,7 +199,7 @@ def test_callbacks_are_owed_when_the_run_ends() -> None:
     assert [row.kind for row in world.transfers] == ["nexus_callback"], "the reset went on from another run"
 
 
-def test_callbacks_of_a_reapplied_update_are_owed_when_it_is_rejected() -> None:
+def test_callbacks_of_a_reapplied_update_are_scheduled_when_it_is_rejected() -> None:
     world = World()
     world.start()
     callback = common_pb.Callback(nexus=common_pb.Callback.Nexus(url="temporal://system"))
@@ -226,7 +226,7 @@ def test_callbacks_of_a_reapplied_update_are_owed_when_it_is_rejected() -> None:
     ("kind", "retryable"),
     [("BAD_REQUEST", False), ("NOT_FOUND", False), ("INTERNAL", True), ("UPSTREAM_TIMEOUT", True), ("NEW", True)],
 )
-def test_which_refusals_leave_hope(kind: str, retryable: bool) -> None:
+def test_which_refusals_are_retryable(kind: str, retryable: bool) -> None:
     assert nexus_failures.is_retryable(nexus_failures.handler_failure(kind, "")) is retryable
 
 

@@ -38,7 +38,7 @@ def test_a_task_that_nobody_took_is_followed_by_another_after_the_pause() -> Non
     ]  # fmt: skip
 
 
-def test_a_retry_that_comes_due_in_a_pause_is_offered_after_it() -> None:
+def test_a_retry_whose_time_comes_during_a_pause_is_dispatched_after_it() -> None:
     world = scheduled()
     world.poll_activity()
     fail(world, application_failure())

@@ -65,7 +65,7 @@ def test_an_update_refused_before_the_first_task_does_not_swallow_it() -> None:
     assert actor.world.names() == ["WorkflowExecutionStarted", "WorkflowTaskScheduled"]
 
 
-def test_the_first_task_is_due_while_an_update_is_worked_on() -> None:
+def test_the_first_task_is_scheduled_while_an_update_is_processed() -> None:
     actor = waiting_with_an_update(5)
     actor.world.advance(5)
     actor.world.complete(token=actor.workflow_tokens[-1])

@@ -70,7 +70,7 @@ def test_the_failure_that_has_an_event_is_reported_when_later_attempts_time_out(
     ]  # fmt: skip
 
 
-def test_nothing_is_reported_where_that_is_switched_off() -> None:
+def test_problems_are_not_reported_when_that_is_disabled() -> None:
     world = World(limits=dataclasses.replace(Limits(), workflow_task_problems=0))
     world.start()
     for _ in range(3):

@@ -63,7 +63,7 @@ def test_the_timer_is_not_late_once_the_activity_is_over() -> None:
 
 
 @pytest.mark.parametrize("is_polled", [True, False])
-def test_it_waits_for_less_than_a_second(is_polled: bool) -> None:
+def test_short_timers_wait_less_than_a_second(is_polled: bool) -> None:
     world = racing()
     if is_polled:
         world.poll_activity()
@@ -120,7 +120,7 @@ def test_an_activity_that_fails_for_good_ends_the_wait() -> None:
     assert world.names()[-2:] == ["WorkflowTaskScheduled", "TimerFired"]
 
 
-def test_the_activity_is_offered_before_the_timer_is_looked_at_when_both_are_due() -> None:
+def test_the_activity_is_dispatched_before_a_timer_of_the_same_time() -> None:
     """A timer that is due at once: the commit that starts both has the activity's task."""
     world = racing(0.001)
     assert [task.key.task_type for task in world.tasks.values()] == [2]
@@ -137,7 +137,7 @@ def test_a_timer_does_not_wait_for_a_second_attempt() -> None:
     assert world.names()[-2:] == ["TimerFired", "WorkflowTaskScheduled"]
 
 
-def test_what_is_pending_is_looked_for_once_for_all_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_work_is_searched_once_for_all_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run may have thousands of short timers beside thousands of activities of other workflow tasks."""
     world = World()
     world.start()

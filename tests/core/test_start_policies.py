@@ -46,7 +46,7 @@ def held(status: int) -> MutableState:
         (wf.WORKFLOW_EXECUTION_STATUS_TIMED_OUT, FAILED_ONLY, FAIL, Verdict.START),
     ],
 )
-def test_what_the_policies_allow(status: int, reuse: int, conflict: int, verdict: Verdict) -> None:
+def test_starts_that_the_policies_allow(status: int, reuse: int, conflict: int, verdict: Verdict) -> None:
     assert decide(held(status), reuse, conflict) is verdict
 
 
@@ -72,7 +72,7 @@ def test_what_the_policies_allow(status: int, reuse: int, conflict: int, verdict
         ),
     ],
 )
-def test_what_the_policies_forbid(status: int, reuse: int, message: str) -> None:
+def test_starts_that_the_policies_forbid(status: int, reuse: int, message: str) -> None:
     with pytest.raises(ServiceError) as refused:
         decide(held(status), reuse, FAIL)
     assert refused.value.code is Code.ALREADY_EXISTS

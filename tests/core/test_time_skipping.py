@@ -50,7 +50,7 @@ def change(world: World, skipping: common_pb.TimeSkippingConfig | None) -> None:
     world.transact(lambda run: options.merge(run, wanted, ["time_skipping_config"], "client"))
 
 
-def test_an_idle_run_skips_to_its_timer_and_the_row_is_due_at_once() -> None:
+def test_an_idle_run_skips_to_its_timer_and_its_row_fires_at_once() -> None:
     world = begun()
     world.turn(start_timer("t", 5 * HOUR_S))
     assert world.names()[-2:] == ["TimerStarted", SKIPPED]
@@ -65,7 +65,7 @@ def test_an_idle_run_skips_to_its_timer_and_the_row_is_due_at_once() -> None:
     assert timestamp_ns(fired.event_time) == START_NS + 5 * HOUR_S * SECOND_NS
 
 
-def test_what_others_see_of_a_skipping_run_is_by_their_clock() -> None:
+def test_timestamps_outside_a_skipping_run_use_the_servers_clock() -> None:
     """Its matching tasks stand in the order in which they were written."""
     world = begun()
     world.turn(start_timer("t", 5 * HOUR_S))
@@ -116,7 +116,7 @@ def test_a_fast_forward_stops_at_its_target() -> None:
     assert "TimerFired" in world.names()
 
 
-def test_a_fast_forward_ends_in_its_time_while_somebody_works() -> None:
+def test_a_fast_forward_ends_in_time_while_an_activity_runs() -> None:
     world = begun(config(forward_s=60))
     world.poll()
     world.advance(61)
@@ -171,7 +171,7 @@ def test_a_retried_run_skips_its_back_off() -> None:
     assert hours(world) == 1
 
 
-def test_a_closed_run_is_kept_by_everybodys_clock() -> None:
+def test_retention_uses_the_servers_clock() -> None:
     """No skip, and nothing left of an alarm."""
     world = begun()
     world.turn(start_timer("t", 5 * HOUR_S))
@@ -197,7 +197,7 @@ def _close(run: Run) -> None:
     close.terminate(run, reason="enough", identity="client")
 
 
-def test_a_row_is_by_everybodys_clock() -> None:
+def test_timer_rows_use_the_servers_clock() -> None:
     world = begun(config(forward_s=4 * HOUR_S))
     world.turn(start_timer("t", 5 * HOUR_S))
     assert deadlines.timer_row_wall_ns(world.state()) == START_NS + HOUR_S * SECOND_NS

@@ -213,7 +213,7 @@ def test_a_heartbeat_is_one_transition_and_one_commit(interval_s: int) -> None:
     assert world.state().state_transition_count == transitions + 20
 
 
-def test_looking_whether_something_is_due_is_no_transition() -> None:
+def test_a_check_without_an_expired_deadline_is_no_transition() -> None:
     """The row is a lower bound: at the workflow task's timeout, nothing is due any more."""
     world = World()
     world.start()

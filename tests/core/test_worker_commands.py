@@ -94,14 +94,14 @@ def test_the_end_of_a_run_reaches_the_workers_of_its_activities(way: str) -> Non
     assert told(world) == {CONTROL: [first], "another": [second]}
 
 
-def test_a_worker_is_told_once_when_the_task_that_cancels_closes_the_run() -> None:
+def test_a_worker_is_notified_once_when_the_cancelling_task_closes_the_run() -> None:
     world, (token,) = started(CONTROL)
     ask_again(world)
     world.turn(cancel_activity(*scheduled_ids(world)), complete_workflow())
     assert told(world) == {CONTROL: [token]}
 
 
-def test_a_command_that_is_refused_tells_nobody() -> None:
+def test_a_refused_command_notifies_no_worker() -> None:
     world, _ = started(CONTROL)
     ask_again(world)
     world.poll()
@@ -117,7 +117,7 @@ def test_an_attempt_that_nobody_works_on_is_of_no_worker() -> None:
     assert told(world) == {}
 
 
-def test_the_last_attempts_worker_is_told() -> None:
+def test_the_worker_of_the_last_attempt_is_notified() -> None:
     world, _ = started(CONTROL)
     fail(world, application_failure())
     world.advance(2)
@@ -126,7 +126,7 @@ def test_the_last_attempts_worker_is_told() -> None:
     assert told(world) == {"another": [token]}
 
 
-def test_a_worker_without_a_control_queue_is_not_told() -> None:
+def test_a_worker_without_a_control_queue_is_not_notified() -> None:
     world, _ = started("")
     world.transact(lambda run: close.terminate(run, reason="", identity=""))
     assert told(world) == {}
@@ -149,7 +149,7 @@ def test_an_attempt_that_the_old_release_started_has_no_control_queue() -> None:
     assert told(world) == {}
 
 
-def test_without_the_setting_nobody_is_told() -> None:
+def test_without_the_setting_no_worker_is_notified() -> None:
     world, _ = started(CONTROL, limits=Limits())
     ask_again(world)
     world.turn(cancel_activity(*scheduled_ids(world)))

@@ -62,7 +62,7 @@ def holds(world: World, *rules: rules_pb.WorkflowRule) -> bool:
         ("where ActivityId = 'a'", False),
     ],
 )
-def test_what_a_predicate_matches(predicate: str, matches: bool) -> None:
+def test_matches_of_a_predicate(predicate: str, matches: bool) -> None:
     assert holds(scheduled(), rule(predicate)) == matches
 
 
@@ -77,7 +77,7 @@ def test_what_a_predicate_matches(predicate: str, matches: bool) -> None:
         ("Custom = 'x'", False),
     ],
 )
-def test_which_workflows_a_rule_is_for(query: str, matches: bool) -> None:
+def test_workflows_that_a_rule_applies_to(query: str, matches: bool) -> None:
     assert holds(scheduled(), rule("ActivityId = 'a'", query)) == matches
 
 

@@ -50,6 +50,6 @@ def describe(status: int, called: float) -> tuple[str, Any, float, float | None,
     ],
     ids=["seen", "terminated by nobody", "lost", "late", "lost again"],
 )
-async def test_what_callers_were_told_has_an_order(entries: tuple[Any, ...], is_good: bool) -> None:
+async def test_logged_answers_are_checked_for_linearizability(entries: tuple[Any, ...], is_good: bool) -> None:
     client: Any = None
     assert (await Logged(*entries).check(client) == []) is is_good

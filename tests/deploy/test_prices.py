@@ -17,7 +17,7 @@ def test_calls_are_billed_by_memory_and_time() -> None:
     assert bill(used, free_tier=False).functions == pytest.approx(0.20 + 50_000 * 0.0000133334)
 
 
-def test_what_is_free_is_taken_off_each_line() -> None:
+def test_the_free_tier_is_subtracted_from_each_line() -> None:
     used = Usage(invocations=2_000_000, sqs_requests=1_500_000, schedules_fired=1_000, dpu=100_000, log_gb=7)
     made = bill(used, alarms=12)
     assert made.lines() == pytest.approx({"functions": 0.20, "queues": 0.20, "logs": 1.0, "alarms": 0.20})

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
 
 @pytest.mark.parametrize("code", [vfs.FULL, vfs.IOERR], ids=["full", "broken"])
-async def test_it_serves_again_when_the_disk_does(tmp_path: Path, code: int) -> None:
+async def test_a_server_recovers_with_its_disk(tmp_path: Path, code: int) -> None:
     path = tmp_path / "store.db"
     config = ServerConfig(StoreConfig(str(path)), port=0, http_port=None, metrics_port=None)
     with vfs.disk() as disk:

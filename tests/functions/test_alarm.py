@@ -62,7 +62,7 @@ def test_armed_for_the_earliest(armed: list[int]) -> None:
     assert [round((at_ns - began_ns) / SECOND_NS) for at_ns in armed] == [40]
 
 
-def test_nothing_due_arms_nothing(armed: list[int]) -> None:
+def test_no_deadline_schedules_no_wake_up(armed: list[int]) -> None:
     _start("plain")
     assert armed == []
 

@@ -45,7 +45,7 @@ async def last_statement(url: str) -> object:
     return row[1]
 
 
-async def test_nothing_reaches_the_database_while_nothing_happens() -> None:
+async def test_an_idle_deployment_sends_no_statements() -> None:
     """By the count of the instances, and by what Postgres itself saw of all that are connected."""
     async with postgres.migrated_database() as url, built(url, instances=2) as line:
         await arm(line.cloud)

@@ -82,7 +82,7 @@ def test_totals_are_counted_by_their_growth(capsys: pytest.CaptureFixture[str]) 
     assert [json.loads(line)["PollsEmpty"] for line in capsys.readouterr().out.splitlines()] == [[2.0], [3.0]]
 
 
-def test_off_unless_asked_for() -> None:
+def test_the_wrapper_is_off_by_default() -> None:
     clock = FakeClock()
     assert metrics_of("history", FunctionSettings()) is None
     assert traces_of(clock, FunctionSettings(), {"AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:1"}) is None
@@ -167,7 +167,7 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
         daemon.recv(1)
 
 
-def test_how_late_a_wake_is() -> None:
+def test_lateness_of_a_wake_up() -> None:
     """By what its message was armed for; a schedule that comes early is not late."""
     body = '{"wake": "timers", "due": "2026-01-01T00:00:00.500+00:00"}'
     due_ns = 1_767_225_600_500_000_000

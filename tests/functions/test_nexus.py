@@ -97,7 +97,7 @@ async def test_a_refused_request_is_made_again_when_a_poll_comes_by(cloud: Cloud
     assert await cloud.status("caller") == "COMPLETED"
 
 
-async def test_nobody_answers_in_time(cloud: Cloud) -> None:
+async def test_no_answer_before_the_deadline(cloud: Cloud) -> None:
     await endpoint(cloud)
     await cloud.start("caller")
     await cloud.step(pay(schedule_to_close_timeout=seconds(60)))
@@ -107,7 +107,7 @@ async def test_nobody_answers_in_time(cloud: Cloud) -> None:
     assert new_events(task) == ["NexusOperationScheduled", "NexusOperationTimedOut"]
 
 
-async def test_a_request_of_somebody_outside_is_answered_by_a_worker(cloud: Cloud) -> None:
+async def test_an_external_request_is_answered_by_a_worker(cloud: Cloud) -> None:
     path = "/namespaces/default/task-queues/handlers/nexus-services/Payments/pay"
     event = function_url_event(path, b'"in"', 20_000)
     event["headers"] |= {"content-type": "application/json", "nexus-request-id": "request"}

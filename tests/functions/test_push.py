@@ -156,7 +156,7 @@ async def test_a_signal_after_the_worker_has_left_starts_another_at_once(cloud: 
     assert (await _poll(cloud)).workflow_execution.workflow_id == "a"
 
 
-async def test_a_worker_that_does_not_come_is_started_again_by_a_wake(cloud: Cloud, target: Lambda) -> None:
+async def test_a_worker_that_does_not_poll_is_started_again_by_a_wake_up(cloud: Cloud, target: Lambda) -> None:
     await _version(cloud, target)
     await cloud.start("a")
     cloud.later(31)

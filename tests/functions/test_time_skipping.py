@@ -33,7 +33,7 @@ async def test_a_month_passes_between_two_polls(cloud: Cloud) -> None:
     assert skipped.count("WorkflowExecutionTimeSkippingTransitioned") == 1
 
 
-async def test_it_is_off_by_default(cloud: Cloud) -> None:
+async def test_time_skipping_is_off_by_default(cloud: Cloud) -> None:
     with pytest.raises(ServiceError) as error:
         await cloud.start("impatient", time_skipping_config=SKIPS)
     assert error.value.code is Code.UNIMPLEMENTED

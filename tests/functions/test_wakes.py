@@ -49,7 +49,7 @@ async def all_fire(line: Line) -> None:
         assert names == ["WorkflowExecutionStarted", "WorkflowTaskScheduled", "WorkflowExecutionTimedOut"]
 
 
-async def test_wakes_that_come_twice_late_and_out_of_order() -> None:
+async def test_duplicate_late_and_reordered_wake_ups() -> None:
     faults = Faults(doubled=0.5, late=0.5, late_s=2.0)
     seed = secrets.randbelow(1_000_000)
     print("seed", seed)
@@ -59,7 +59,7 @@ async def test_wakes_that_come_twice_late_and_out_of_order() -> None:
         assert line.aws.counts["doubled"] + line.aws.counts["late"] > 0
 
 
-async def test_lost_wakes_are_made_up_for_by_the_sweep() -> None:
+async def test_the_sweep_compensates_lost_wake_ups() -> None:
     async with postgres.migrated_database() as url, built(url, faults=Faults(lost=1.0), instances=4) as line:
         await start(line)
         await asyncio.sleep(4)

@@ -145,7 +145,7 @@ async def test_its_start_delay_counts_in_no_timeout(shop: Shop) -> None:
     assert await shop.offered() == []
 
 
-async def test_of_pollers_that_race_one_gets_it(shop: Shop) -> None:
+async def test_exactly_one_of_racing_pollers_gets_the_task(shop: Shop) -> None:
     await shop.begin()
     [task] = await shop.offered()
     results = await asyncio.gather(
@@ -161,7 +161,7 @@ async def test_a_poll_that_is_repeated_gets_the_same_attempt(shop: Shop) -> None
     assert first == second
 
 
-async def test_of_starts_that_race_one_wins(shop: Shop) -> None:
+async def test_exactly_one_of_racing_starts_wins(shop: Shop) -> None:
     results = await asyncio.gather(*(shop.begin(request_id=str(number)) for number in range(5)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, ServiceError)]
     assert [error.code for error in refused] == [Code.ALREADY_EXISTS] * 4
@@ -185,7 +185,7 @@ async def test_a_timeout_whose_commit_was_lost_is_made_up_for(shop: Shop) -> Non
     assert await shop.status() == "TIMED_OUT"
 
 
-async def test_who_waits_for_the_outcome_hears_of_it(shop: Shop) -> None:
+async def test_callers_that_wait_for_the_outcome_get_it(shop: Shop) -> None:
     await shop.begin()
     waiting = asyncio.ensure_future(shop.call("PollActivityExecution", activity_id="a"))
     await shop.complete(await shop.take())
@@ -213,7 +213,7 @@ async def test_lists_of_workflows_do_not_show_it(shop: Shop) -> None:
     assert await shop.store.count_visibility(NAMESPACE_ID, parse(DIVISION, {})) == 1
 
 
-async def test_nothing_is_left_of_it_when_it_was_kept_long_enough_or_deleted(shop: Shop) -> None:
+async def test_nothing_remains_after_retention_or_deletion(shop: Shop) -> None:
     await shop.begin()
     await shop.complete(await shop.take())
     await shop.begin(activity_id="b")
@@ -227,7 +227,7 @@ async def test_nothing_is_left_of_it_when_it_was_kept_long_enough_or_deleted(sho
     assert refused.value.message == "activity not found for ID: a"
 
 
-async def test_a_callback_is_owed_when_it_has_ended(shop: Shop) -> None:
+async def test_a_callback_is_scheduled_when_the_activity_has_ended(shop: Shop) -> None:
     await shop.begin(completion_callbacks=[{"nexus": {"url": "http://localhost/done"}}])
     [callback] = (await shop.describe()).callbacks
     assert callback.info.callback.nexus.url == "http://localhost/done"

@@ -83,7 +83,7 @@ async def test_an_activity_is_offered_before_the_timer_is_armed(bench: Bench, co
     assert await told_of(bench, *commands) == ["task 2", "timer"]
 
 
-async def test_what_a_commit_causes_begins_before_anybody_hears_of_it(
+async def test_effects_of_a_commit_start_before_its_callers_are_notified(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a caller who waited for the commit does not overtake its effects with the next request."""

@@ -86,14 +86,14 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     await store.close()
 
 
-async def test_of_starts_that_race_one_wins(bench: Bench) -> None:
+async def test_exactly_one_of_racing_starts_wins(bench: Bench) -> None:
     results = await asyncio.gather(*(bench.start() for _ in range(5)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, ServiceError)]
     assert len(refused) == 4
     assert {error.code for error in refused} == {Code.ALREADY_EXISTS}
 
 
-async def test_of_replacing_starts_that_race_the_last_runs(bench: Bench) -> None:
+async def test_the_last_of_racing_replacing_starts_runs(bench: Bench) -> None:
     policy = wf.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
     results = await asyncio.gather(*(bench.start(workflow_id_conflict_policy=policy) for _ in range(5)))
     statuses = [
@@ -126,7 +126,7 @@ async def test_signals_with_start_that_race_all_arrive(bench: Bench) -> None:
     assert len(signals) == 5
 
 
-async def test_what_is_deleted_is_gone_and_its_id_is_free(bench: Bench) -> None:
+async def test_a_deleted_run_is_not_found_and_its_id_is_free(bench: Bench) -> None:
     await bench.start()
     await bench.call("DeleteWorkflowExecution", workflow_execution={"workflow_id": "wf"})
     with pytest.raises(ServiceError) as refused:

@@ -47,7 +47,7 @@ async def test_every_event_of_a_batch_is_found_whatever_the_sizes_before_it() ->
     assert found == wanted
 
 
-async def test_an_event_that_is_not_there_is_said_to_be_missing() -> None:
+async def test_a_missing_event_is_reported() -> None:
     with pytest.raises(LookupError, match="event 3 of order-7/run-1 is not in history"):
         await histories.read_event(_engine(), _entry([_event(1, 3)]), 1, 3)
 
@@ -64,7 +64,7 @@ class _Store:
         return [self.batch]
 
 
-async def test_a_batch_of_which_all_events_are_asked_for_is_read_once() -> None:
+async def test_a_batch_is_read_once_for_all_its_events() -> None:
     """A worker takes a thousand activities that one workflow task has scheduled: their events stand in one batch."""
     events = [_event(2 + number, 10) for number in range(1000)]
     [batch] = _entry(events).recent
@@ -78,7 +78,7 @@ async def test_a_batch_of_which_all_events_are_asked_for_is_read_once() -> None:
         await histories.read_event(engine, entry, 2, 1002)
 
 
-def test_what_was_not_asked_for_for_longest_goes_first() -> None:
+def test_the_least_recently_used_entry_is_evicted_first() -> None:
     data = history_pb.History(events=[_event(1 + number, 100) for number in range(10)]).SerializeToString()
     keys = [ExecutionKey("n", "order-7", f"run-{number}") for number in range(3)]
     kept = IndexedBatches(2 * IndexedBatch(data, 10).size_bytes)

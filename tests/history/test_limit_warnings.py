@@ -34,21 +34,21 @@ async def _warnings(caplog: pytest.LogCaptureFixture, limits: Limits) -> list[st
     return [message.partition(": ")[2] for message in caplog.messages]
 
 
-async def test_nothing_is_said_below_the_limits(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_warning_below_the_limits(caplog: pytest.LogCaptureFixture) -> None:
     assert await _warnings(caplog, Limits()) == []
 
 
-async def test_a_large_signal_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_large_signal_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert (
         await _warnings(caplog, Limits(blob_size_warn=1000)) == ["a signal of 1030 bytes is over the warning limit"] * 2
     )
 
 
-async def test_a_history_of_many_events_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_history_of_many_events_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert await _warnings(caplog, Limits(history_count_warn=2)) == ["3 events are over the warning limit of 2"]
 
 
-async def test_a_history_of_many_bytes_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_history_of_many_bytes_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     said = await _warnings(caplog, Limits(history_size_warn=1000))
     assert [text.partition(" ")[2] for text in said] == ["bytes of history are over the warning limit of 1000"]
 

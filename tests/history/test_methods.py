@@ -22,7 +22,7 @@ print(json.dumps(found))
 """
 
 
-def test_each_method_is_where_the_table_says() -> None:
+def test_each_method_is_in_the_module_of_the_table() -> None:
     (folder,) = api.__path__
     files = [path.relative_to(folder).with_suffix("") for path in Path(folder).rglob("*.py") if path.stem != "__init__"]
     modules = sorted(".".join(path.parts) for path in files)

@@ -125,7 +125,7 @@ async def test_an_answer_at_once_is_its_end(desk: Desk) -> None:
     assert await desk.store.check(10) == []
 
 
-async def test_what_nobody_answers_is_tried_again_until_its_time_is_over(desk: Desk) -> None:
+async def test_an_operation_without_an_answer_is_retried_until_its_timeout(desk: Desk) -> None:
     await desk.begin()
     await desk.take()
     await desk.pass_time(10)
@@ -182,21 +182,21 @@ async def test_a_request_to_cancel_waits_for_the_start(desk: Desk) -> None:
     assert await desk.status() == "RUNNING"
 
 
-async def test_who_waits_for_the_outcome_hears_of_it(desk: Desk) -> None:
+async def test_callers_that_wait_for_the_outcome_get_it(desk: Desk) -> None:
     await desk.begin()
     waiting = asyncio.ensure_future(desk.call("PollNexusOperationExecution", operation_id="o"))
     await desk.answer(await desk.take(), start_operation={"sync_success": {"payload": RESULT}})
     assert (await asyncio.wait_for(waiting, PATIENCE_S)).result.data == b'"out"'
 
 
-async def test_of_starts_that_race_one_wins(desk: Desk) -> None:
+async def test_exactly_one_of_racing_starts_wins(desk: Desk) -> None:
     results = await asyncio.gather(*(desk.begin(request_id=str(n)) for n in range(5)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, ServiceError)]
     assert [error.code for error in refused] == [Code.ALREADY_EXISTS] * 4
     assert len(await desk.offered()) == 1
 
 
-async def test_nothing_is_left_of_it_when_it_was_kept_long_enough_or_deleted(desk: Desk) -> None:
+async def test_nothing_remains_after_retention_or_deletion(desk: Desk) -> None:
     await desk.begin()
     await desk.call("TerminateNexusOperationExecution", operation_id="o", request_id="t", reason="enough")
     await desk.begin(operation_id="p")
@@ -215,7 +215,7 @@ async def test_nothing_is_left_of_it_when_it_was_kept_long_enough_or_deleted(des
     [(None, True, 60), (100, True, 60), (30, True, 29), (1, True, 0), (0, True, 0), (100, False, 20), (10, False, 9)],
 )
 @pytest.mark.parametrize("kind", [OPERATIONS, ACTIVITIES], ids=["operations", "activities"])
-def test_who_asks_for_news_is_answered_before_its_own_time_is_over(
+def test_a_long_poll_is_answered_before_its_deadline(
     kind: Standalone, left_s: int | None, waits_s: int, *, can_long_poll: bool
 ) -> None:
     """As `longPollTimeout` and `longPollBuffer` say: a minute, and a second. A function waits no longer than it did."""

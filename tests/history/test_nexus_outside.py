@@ -47,7 +47,7 @@ async def owe_callback(bench: Bench, headers: dict[str, str], **fields: Any) -> 
     await bench.history.transfers.drain()
 
 
-async def test_a_callback_of_a_run_that_is_ahead_is_tried_again_by_everybodys_clock(bench: Bench) -> None:
+async def test_retries_of_callbacks_use_the_servers_clock(bench: Bench) -> None:
     bench.history.outbound = Elsewhere()
     skipping = {"enabled": True, "max_session_skip_count": 9}
     await owe_callback(bench, {}, workflow_start_delay=Duration(seconds=86400), time_skipping_config=skipping)
@@ -76,7 +76,7 @@ def test_failures_within_failures_have_an_end(depth: int) -> None:
     assert nexus_http.failure_of(nested(depth)).message.startswith('{"cause":')
 
 
-def test_a_result_that_is_not_what_it_says_is_asked_for_again() -> None:
+def test_a_result_with_a_wrong_content_type_is_retried() -> None:
     world = called()
     run = world.load()
     operation = run.state.nexus_operations[SCHEDULED]
@@ -119,12 +119,10 @@ JSON = {"content-type": "application/json; charset=utf-8"}
         (Answer(418, {}, b""), "unexpected response status: 418", True),
     ],
 )  # fmt: skip
-def test_a_completion_that_is_refused_tells_what_the_other_side_says(
-    answer: Answer, message: str, *, retryable: bool
-) -> None:
+def test_a_refused_completion_keeps_the_receivers_message(answer: Answer, message: str, *, retryable: bool) -> None:
     assert nexus_http._refused(answer) == nexus_http.Refused(message, retryable=retryable)
 
 
-def test_of_what_the_other_side_says_not_all_is_kept() -> None:
+def test_the_message_of_a_remote_failure_is_truncated() -> None:
     answer = Answer(500, JSON, json.dumps(HANDLER_ERROR | {"message": "x" * 1_000_000}).encode())
     assert len(nexus_http._refused(answer).message) == 1000

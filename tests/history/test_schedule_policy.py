@@ -48,14 +48,14 @@ def taken(data: ScheduleData, most: int = 10) -> tuple[list[int], list[int], boo
     )
 
 
-def test_what_is_due_is_buffered_once() -> None:
+def test_actions_are_buffered_once() -> None:
     data = schedule()
     assert advance(data, START_NS + 2 * HOUR_NS) == [1, 2]
     assert advance(data, START_NS + 2 * HOUR_NS) == [1, 2]
     assert advance(data, START_NS + 3 * HOUR_NS) == [1, 2, 3]
 
 
-def test_what_was_missed_for_too_long_is_counted_once() -> None:
+def test_actions_beyond_the_catch_up_window_are_counted_once() -> None:
     data = schedule(policies={"catchup_window": {"seconds": 3700}})
     assert advance(data, START_NS + 5 * HOUR_NS) == [4, 5]
     assert advance(data, START_NS + 5 * HOUR_NS) == [4, 5]

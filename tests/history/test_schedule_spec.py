@@ -193,7 +193,7 @@ EVERY_DAY = {
 }  # fmt: skip
 
 
-def test_what_is_excluded_for_ever_is_given_up_at_once() -> None:
+def test_a_spec_that_excludes_everything_is_given_up_at_once() -> None:
     """A spec whose exclusion mirrors its calendar took seconds of the event loop."""
     times = compiled(structured_calendar=[EVERY_DAY], exclude_structured_calendar=[EVERY_DAY])
     looks = spec.SearchBudget(times)

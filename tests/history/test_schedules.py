@@ -203,7 +203,7 @@ async def test_the_end_of_a_chain_is_what_counts(line: Line) -> None:
     assert described.info.recent_actions[0].start_workflow_status == FAILED
 
 
-async def test_a_run_that_was_deleted_stands_in_nobodys_way(line: Line) -> None:
+async def test_a_deleted_run_does_not_block_a_schedule(line: Line) -> None:
     await line.create()
     workflow_id = await line.trigger(1)
     key = await line.history.engine.resolve(NAMESPACE_ID, workflow_id)
@@ -213,7 +213,7 @@ async def test_a_run_that_was_deleted_stands_in_nobodys_way(line: Line) -> None:
     assert (await line.describe()).info.action_count == 2
 
 
-async def test_the_other_is_terminated_or_cancelled(line: Line) -> None:
+async def test_the_running_workflow_is_terminated_or_cancelled(line: Line) -> None:
     await line.create(schedule={"policies": {"overlap_policy": sched.SCHEDULE_OVERLAP_POLICY_TERMINATE_OTHER}})
     first, second = await line.trigger(1), await line.trigger(2)
     terminated = wf.WORKFLOW_EXECUTION_STATUS_TERMINATED
@@ -298,7 +298,7 @@ async def test_a_schedule_stays_while_its_last_run_does(line: Line) -> None:
         await line.describe()
 
 
-async def test_what_is_deleted_starts_nothing_and_its_id_is_free(line: Line) -> None:
+async def test_a_deleted_schedule_starts_nothing_and_its_id_is_free(line: Line) -> None:
     await line.create()
     await line.call("DeleteSchedule", schedule_id="s")
     await line.pass_time(2 * HOUR_NS)
@@ -343,7 +343,7 @@ async def test_the_store_is_sound_afterwards(line: Line) -> None:
     assert await line.store.get_current(key.namespace_id, key.workflow_id) is not None
 
 
-async def test_only_so_many_backfills_are_under_way_at_once(line: Line) -> None:
+async def test_concurrent_backfills_are_limited(line: Line) -> None:
     await line.create(schedule={"state": {"paused": True}})
     many = [{"start_time": {"seconds": 0}, "end_time": {"seconds": 1}}] * 100
     with pytest.raises(ServiceError, match="too many concurrent backfillers") as refused:
@@ -354,7 +354,7 @@ async def test_only_so_many_backfills_are_under_way_at_once(line: Line) -> None:
     await line.patch(backfill_request=many)
 
 
-async def test_a_schedule_tells_its_size(line: Line) -> None:
+async def test_a_schedule_reports_its_size(line: Line) -> None:
     await line.create()
     small = (await line.describe()).info.state_size_bytes
     await line.create(schedule_id="large", memo={"fields": {"m": {"data": b"x" * 10_000}}})

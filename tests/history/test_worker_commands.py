@@ -126,7 +126,7 @@ async def test_a_request_that_nobody_takes_is_given_up(bench: Bench) -> None:
     assert await bench.store.purge_queries(2**62, 10) == 0
 
 
-async def test_a_worker_that_took_the_request_and_died_is_asked_again(bench: Bench) -> None:
+async def test_a_request_of_a_worker_that_died_is_sent_again(bench: Bench) -> None:
     await terminated(bench)
     first = await take(bench)
     await look_again(bench)

@@ -40,7 +40,7 @@ async def test_each_queue_gets_one_message_for_what_happens_at_once() -> None:
     assert sorted(client.sent) == ["a", "b"]
 
 
-async def test_what_happens_while_a_message_is_on_its_way_gets_another() -> None:
+async def test_a_task_added_while_a_message_is_sent_causes_another_message() -> None:
     """The worker may have looked before it happened."""
     client = FakeSqs()
     client.gate = threading.Event()
@@ -69,7 +69,7 @@ async def test_a_queue_that_is_gone_is_left_alone_for_a_minute() -> None:
     assert client.sent.count("a") == 2
 
 
-async def test_a_failure_is_nobodys_trouble() -> None:
+async def test_a_failure_to_notify_affects_no_call() -> None:
     client = FakeSqs()
     client.errors["a"] = AwsError("Unreachable", "no")
     wakes = WorkerNotifications(NEAR, FakeClock(), client)

@@ -75,7 +75,7 @@ def inflated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("credential", ["", "Bearer wsk_unknown"])
-def test_a_bomb_of_a_stranger_is_not_unpacked(
+def test_a_gzip_bomb_of_an_unauthenticated_caller_is_not_decompressed(
     inflated: list[int], monkeypatch: pytest.MonkeyPatch, path: str, credential: str
 ) -> None:
     """Nor decoded, but for what the one method for everybody takes."""
@@ -103,7 +103,7 @@ def test_a_bomb_of_a_caller_is_unpacked_up_to_a_messages_size(inflated: list[int
 
 
 @pytest.mark.parametrize("zipped", [BOMB[:1000], EMPTY[:-9], EMPTY + b"x", EMPTY * 2, b"\x1f\x8b", b"x"], ids=range(6))
-def test_what_is_not_one_whole_gzip_is_refused(history: Remembering, zipped: bytes) -> None:
+def test_incomplete_and_concatenated_gzip_is_refused(history: Remembering, zipped: bytes) -> None:
     answer = lambda_function.handler(event(PATHS[0], zipped, content_encoding="gzip"), _Context())
     assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (400, "invalid_argument")
     assert history.calls == []

@@ -139,7 +139,7 @@ def test_an_instance_arms_only_for_what_comes_before_what_it_armed(aws: Aws, clo
     assert aws.schedules() == []
 
 
-def test_a_wake_that_may_be_under_way_stands_for_nothing(aws: Aws, clock: FakeClock) -> None:
+def test_a_wake_up_that_may_have_started_does_not_cover_later_commits(aws: Aws, clock: FakeClock) -> None:
     """It may have looked before this commit."""
     alarm = AwsWakeUps(aws.target, clock, aws.sqs, aws.scheduler)
     arm(alarm, clock.now_ns() + 20 * SECOND_NS)
@@ -148,7 +148,7 @@ def test_a_wake_that_may_be_under_way_stands_for_nothing(aws: Aws, clock: FakeCl
     assert aws.sent == [20, 100]
 
 
-def test_what_cannot_be_armed_is_left_to_the_sweep(aws: Aws, clock: FakeClock) -> None:
+def test_timers_without_a_wake_up_are_found_by_the_sweep(aws: Aws, clock: FakeClock) -> None:
     """The commit stands, so the call answers; nothing is remembered that does not exist."""
     gone = WakeUpTarget(aws.target.queue_url + "-gone", aws.target.queue_arn, GROUP, ROLE)
     alarm = AwsWakeUps(gone, clock, aws.sqs, aws.scheduler)
@@ -219,7 +219,7 @@ def function(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         bootstrap.run(instance.history.store.close())
 
 
-def test_a_wake_arms_for_what_is_due_next(function: Function) -> None:
+def test_a_wake_up_schedules_the_next_one(function: Function) -> None:
     """The first wake stood for both; when it has come, the second is armed."""
     function.start("soon", workflow_start_delay={"seconds": 40})
     function.start("later", workflow_start_delay={"seconds": 90})
@@ -239,7 +239,7 @@ def test_a_schedule_that_comes_early_arms_a_message(function: Function) -> None:
     assert (schedule["State"], function.wake(), function.aws.sent) == ("ENABLED", 0, [55])
 
 
-def test_wakes_that_come_twice_or_never(function: Function) -> None:
+def test_duplicate_and_lost_wake_ups(function: Function) -> None:
     """The message is lost: the sweep finds the timer. A second wake finds nothing, and arms nothing."""
     function.start("only", workflow_start_delay={"seconds": 40})
     function.later(400)

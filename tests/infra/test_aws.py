@@ -163,13 +163,13 @@ def test_a_token_of_dsql_is_as_botocore_makes_it(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "answer", [(500, {}, b""), (429, {}, b"{}"), (400, {}, b'{"__type": "com.amazon#ThrottlingException"}')]
 )
-def test_what_may_help_is_tried_again(endpoint: Endpoint, answer: tuple[int, dict[str, str], bytes]) -> None:
+def test_transient_errors_are_retried(endpoint: Endpoint, answer: tuple[int, dict[str, str], bytes]) -> None:
     endpoint.answers += [answer, answer, (200, {}, b'{"Parameter": {}}')]
     assert aws.client("ssm", endpoint.aws()).get_parameter(Name="x") == {"Parameter": {}}
     assert len(endpoint.seen) == 3
 
 
-def test_three_times_in_all(endpoint: Endpoint) -> None:
+def test_an_action_is_tried_three_times(endpoint: Endpoint) -> None:
     endpoint.answers += [(503, {}, b"")] * 3
     with pytest.raises(AwsError, match="UnknownError") as raised:
         aws.client("sqs", endpoint.aws()).send_message(QueueUrl="q", MessageBody="m")
@@ -191,7 +191,7 @@ def test_a_refusal_is_not(endpoint: Endpoint) -> None:
     assert len(endpoint.seen) == 2
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whistlestop.net.aws._FIRST_PAUSE_S", 0.001)
     calls = Aws(REGION, lambda: KEY, {"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:9"})
     with pytest.raises(AwsError, match="Unreachable") as raised:

@@ -112,6 +112,6 @@ def test_the_bundle_for_aws_can_be_made_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("runtime", "architecture"), [("python3.13", "mips"), ("python2.7", "arm64"), ("3.13", "arm64")]
 )
-def test_what_lambda_does_not_have_is_refused(runtime: str, architecture: str) -> None:
+def test_libraries_missing_in_lambda_are_refused(runtime: str, architecture: str) -> None:
     with pytest.raises(ValueError, match="is n"):
         Target(runtime, architecture)

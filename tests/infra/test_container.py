@@ -64,12 +64,12 @@ def _start_command() -> Any:
     return group.commands["start"]
 
 
-def test_what_is_copied_is_there() -> None:
+def test_copied_files_exist() -> None:
     missing = [name for name in copied() if not (ROOT / name).exists()]
     assert (missing, len(copied()) > 3) == ([], True)
 
 
-def test_it_runs_as_nobody_special() -> None:
+def test_the_container_does_not_run_as_root() -> None:
     """By number, so that an orchestrator can tell that it is not root."""
     assert all(rest.isdecimal() and rest != "0" for rest in of("USER"))
     last_user = max(n for n, (word, _) in enumerate(instructions()) if word == "USER")
@@ -112,7 +112,7 @@ def _names(envvar: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (0, 1)])
-def test_the_health_check_asks_the_door(status: int, code: int) -> None:
+def test_the_health_check_connects_to_the_port(status: int, code: int) -> None:
     """Status 0: nobody listens."""
 
     class Door(BaseHTTPRequestHandler):

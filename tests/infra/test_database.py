@@ -64,12 +64,12 @@ def test_a_url_that_aws_keeps(where: str) -> None:
     assert database_url(FunctionSettings(database_url=where), AWS).startswith(f"{URL}?")
 
 
-def test_none() -> None:
+def test_no_database_is_configured() -> None:
     assert database_url(FunctionSettings()) == ""
 
 
 @pytest.mark.parametrize("named", ["ssm:/empty", "mysql://there"])
-def test_what_is_no_url_is_named_and_not_shown(named: str) -> None:
+def test_an_invalid_url_is_reported_without_its_value(named: str) -> None:
     with pytest.raises(ValueError, match="has to be a URL that begins with postgresql://") as raised:
         database_url(FunctionSettings(database_url=named), AWS)
     assert "mysql" not in str(raised.value)
@@ -177,12 +177,14 @@ def test_certificates_are_verified_unless_the_url_says_otherwise(
         ("postgresql:///x?host=/run", True),
     ],
 )
-def test_a_server_knows_whether_it_verifies(url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_detects_whether_certificates_are_verified(
+    url: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PGSSLMODE", raising=False)
     assert is_verified(url) is expected
 
 
-def test_less_can_be_asked_for() -> None:
+def test_weaker_verification_can_be_configured() -> None:
     url = database_url(FunctionSettings(database_url=URL, database_tls="require"), AWS)
     assert url == f"{URL}?sslmode=require"
 

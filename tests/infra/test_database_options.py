@@ -61,7 +61,7 @@ def test_aurora_with_amazons_authorities_and_a_user(ca: str) -> None:
         ({"create_database": "dsql", "database_user": "a;b"}, "DatabaseUser can't be a;b"),
     ],
 )
-def test_what_is_open_is_asked_for_by_name(given: dict[str, Any], said: str) -> None:
+def test_an_open_database_port_needs_an_explicit_parameter(given: dict[str, Any], said: str) -> None:
     with pytest.raises(DeployError, match=said):
         run.plan(Settings(**given), None)
 
@@ -77,7 +77,7 @@ def test_authorities_that_cannot_be_kept_are_refused(tmp_path: Path, text: str, 
         Settings(database_ca=str(tmp_path / "none.pem")).authorities()
 
 
-def test_the_template_says_the_same() -> None:
+def test_the_template_has_the_same_rules() -> None:
     """CloudFormation itself refuses an open port that nobody named, and a certificate that nobody would verify."""
     stack = template.load()
     assert stack["Parameters"]["AuroraClientCidr"]["Default"] == ""
@@ -94,7 +94,7 @@ def test_stateful_resources_keep_their_names() -> None:
         assert resources[name]["UpdateReplacePolicy"] in {"Retain", "Snapshot"}
 
 
-def test_concurrency_is_reserved_where_somebody_says_so() -> None:
+def test_concurrency_is_reserved_only_if_configured() -> None:
     """By default nothing is: a new account has ten executions in all, and AWS refuses to reserve the last of them."""
     stack = template.load()
     for function in ("Frontend", "History", "Matching"):

@@ -82,7 +82,7 @@ def test_a_dry_run_changes_nothing(person: Person) -> None:
     assert stack.client("s3").list_buckets()["Buckets"] == []
 
 
-def test_what_cloudformation_refuses_is_shown_with_its_reason(person: Person) -> None:
+def test_the_reason_of_a_failed_resource_is_printed(person: Person) -> None:
     """A resource that can't be made: its name and the reason are told, and nothing of the stack stays."""
     parameters = ("--parameter", "LogLevel=LOUD")
     assert "LogLevel can't be LOUD: it is one of DEBUG" in person.deploy(
@@ -121,7 +121,7 @@ def test_the_same_again_changes_nothing(person: Person) -> None:
     assert Stack(NAME, person.server).outputs == before
 
 
-def test_an_update_keeps_what_is_not_said(person: Person) -> None:
+def test_an_update_keeps_parameters_that_are_not_given(person: Person) -> None:
     said = person.deploy("--bundles", str(person.bundles), "--memory", "640", "--sweep-rate", "rate(1 day)", "--yes")
     assert "Endpoint: " in said
     stack = Stack(NAME, person.server)
@@ -187,12 +187,12 @@ def test_the_commands_of_the_deploy_page_work_as_they_stand(person: Person) -> N
     assert "The stack whistlestop is gone" in said[1]
 
 
-def test_what_is_not_there_cannot_be_destroyed(person: Person) -> None:
+def test_destroying_a_missing_stack_is_an_error(person: Person) -> None:
     said = person.run("destroy", "aws", "--stack-name", "nothing", "--yes", code=1)
     assert said.splitlines()[-1] == f"Error: there is no stack nothing in {REGION} of the account {ACCOUNT}"
 
 
-def test_failed_events_are_shown(person: Person) -> None:
+def test_failed_events_are_printed(person: Person) -> None:
     """The function's name is taken by another: CloudFormation rolls back, and the command says why."""
     stack = Stack("broken", person.server)
     stack.client("sqs").create_queue(QueueName="broken-wakes", Attributes={"VisibilityTimeout": "1"})

@@ -184,7 +184,7 @@ async def test_an_unchanged_worker_of_the_official_sdk(
             assert await handle.query(programs.Order.state) == "charged tea"
 
 
-async def test_an_idle_worker_is_woken_by_its_queue(
+async def test_an_idle_worker_is_notified_through_its_queue(
     stack: Stack, cloud: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Started by somebody else, when its bridge would look by itself again in a minute only."""
@@ -282,7 +282,7 @@ async def test_a_timer_of_an_hour_fires_by_a_schedule(stack: Stack, cloud: Deplo
     await cloud.step(commands.complete_workflow())
 
 
-async def test_a_lost_wake_is_found_by_the_sweep(stack: Stack, cloud: Deployed) -> None:
+async def test_the_sweep_finds_timers_of_a_lost_wake_up(stack: Stack, cloud: Deployed) -> None:
     """The one-time schedule is gone; the recurring one comes."""
     await cloud.start("lost")
     await cloud.step(commands.timer("t", 2 * HOUR_S))
@@ -369,7 +369,7 @@ async def _workers(cloud: Deployed, workflow_id: str) -> set[str]:
     }
 
 
-def test_no_wake_failed(stack: Stack) -> None:
+def test_no_wake_up_failed(stack: Stack) -> None:
     sqs = stack.client("sqs")
     url = sqs.get_queue_url(QueueName=f"{NAME}-failed-wakes")["QueueUrl"]
     assert sqs.receive_message(QueueUrl=url, WaitTimeSeconds=0).get("Messages", []) == []

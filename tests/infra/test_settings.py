@@ -29,7 +29,7 @@ MATCHING = {f"{PREFIX}DATABASE_URL": SECRET, f"{PREFIX}HISTORY_FUNCTION": "stack
 
 
 @pytest.mark.parametrize("function", BY_FUNCTION)
-def test_the_stack_sets_what_the_function_knows(function: str) -> None:
+def test_the_stack_sets_exactly_the_settings_of_the_function(function: str) -> None:
     """Nothing else, and nothing less. (Terraform's environment is compared with the template's by its own test.)"""
     stack = template.load()
     own = stack["Resources"][f"{function.capitalize()}Function"]["Properties"]["Environment"]["Variables"]
@@ -47,7 +47,7 @@ def test_defaults_and_types() -> None:
     assert read(FrontendSettings, frontend).jwt_permissions_claim == "permissions"
 
 
-def test_all_problems_are_said_at_once_and_no_value() -> None:
+def test_all_problems_are_reported_at_once_without_values() -> None:
     wrong = {
         f"{PREFIX}DATABASE_URL": "mysql://me:hush@host/db", f"{PREFIX}TIME_SKIPPING": "hush",
         f"{PREFIX}LOG_LEVEL": "hush", f"{PREFIX}HISTORY_FUNCTION": "stack-history",
@@ -61,7 +61,7 @@ def test_all_problems_are_said_at_once_and_no_value() -> None:
     assert "hush" not in str(raised.value)
 
 
-def test_what_belongs_together_is_there_together() -> None:
+def test_settings_that_depend_on_each_other_are_checked() -> None:
     given = {f"{PREFIX}MATCHING_FUNCTION": "m", f"{PREFIX}WAKE_QUEUE_URL": "https://sqs/q"}
     with pytest.raises(BadSettings) as raised:
         read(HistorySettings, {**given, f"{PREFIX}DATABASE_HOST": "aurora"})
@@ -72,7 +72,7 @@ def test_what_belongs_together_is_there_together() -> None:
         read(HistorySettings, given)
 
 
-def test_secrets_are_not_shown() -> None:
+def test_secrets_are_not_printed() -> None:
     given = {
         **MATCHING, f"{PREFIX}MATCHING_FUNCTION": "m", f"{PREFIX}JWT_KEY": "hush" * 8, f"{PREFIX}API_KEYS": "hush.json",
     }  # fmt: skip

@@ -86,7 +86,7 @@ def test_secure_by_default(template: dict[str, Any]) -> None:
     assert parameters["AllowAnonymous"]["Default"] == "false"
 
 
-def test_an_open_url_takes_somebody_who_asks(template: dict[str, Any]) -> None:
+def test_a_public_url_requires_authentication(template: dict[str, Any]) -> None:
     """CloudFormation refuses AuthMode=NONE otherwise, and the function is told what the stack was told."""
     rule = template["Rules"]["SomebodyAsks"]
     assert rule["RuleCondition"] == {"!Equals": [{"!Ref": "AuthMode"}, "NONE"]}
@@ -143,7 +143,7 @@ def test_the_command_can_send_it_within_a_request() -> None:
         assert properties["CodeUri"] == {"Bucket": "b" * 63, "Key": f"{'k' * 60}/{function}.zip"}
 
 
-def test_names_tell_stacks_apart(template: dict[str, Any]) -> None:
+def test_names_contain_the_stack_name(template: dict[str, Any]) -> None:
     """A second stack in the account must not collide, schedules included."""
     named = [
         str(properties[key])

@@ -23,7 +23,7 @@ NOON_S = 1_704_110_400.0  # 2024-01-01T12:00:00Z
         ("at(2024-01-01T12:00:00)", "UTC", 1.0, None),
     ],
 )
-def test_when_a_schedule_is_due(expression: str, timezone: str, speedup: float, due_s: float | None) -> None:
+def test_times_of_a_schedule(expression: str, timezone: str, speedup: float, due_s: float | None) -> None:
     assert next_due(expression, timezone, NOON_S, speedup) == due_s
 
 

@@ -259,7 +259,7 @@ async def test_a_run_can_be_terminated_when_not_even_its_history_can_be_read(bac
     ]
 
 
-async def test_the_parent_hears_of_the_end_of_a_child_whose_state_was_lost(backend: Backend) -> None:
+async def test_the_parent_is_notified_of_the_end_of_a_child_whose_state_was_lost(backend: Backend) -> None:
     await backend.start("parent")
     await backend.complete(
         "parent",
@@ -297,7 +297,7 @@ async def test_a_run_made_by_reset_is_rebuilt_over_the_history_that_it_shares(ba
 # ---- transfers ------------------------------------------------------------------------------------------------------
 
 
-async def test_transfer_tasks_that_cannot_be_read_hold_up_nobody(backend: Backend) -> None:
+async def test_unreadable_transfer_tasks_do_not_block_others(backend: Backend) -> None:
     run_id = await backend.start("bad")
     key = ExecutionKey(backend.namespace_id, "bad", run_id)
     for kind, data in (("signal_external", JUNK), ("a kind of a later release", b"")):
@@ -419,7 +419,7 @@ async def test_a_page_shows_a_row_without_what_cannot_be_read(
     assert await problems(backend.store) == {}
 
 
-async def test_what_a_client_puts_into_a_division_of_the_servers_own_spoils_no_list(backend: Backend) -> None:
+async def test_runs_with_a_forged_division_do_not_break_lists(backend: Backend) -> None:
     """The attribute of the division may be set by anybody, and the memo is the client's."""
     for number, (division, memo) in enumerate((
         ("TemporalBatcher", {"batch_operation_type": {"data": b"{not json"}}),
@@ -487,7 +487,7 @@ async def test_work_of_the_servers_own_goes_on_beside_messages_that_cannot_be_re
     assert "queue" in await problems(backend.store)
 
 
-async def test_a_note_that_cannot_be_read_is_no_trouble_either(backend: Backend) -> None:
+async def test_an_unreadable_note_is_skipped(backend: Backend) -> None:
     await backend.store.enqueue(QueueMessage("set-aside", 7, JUNK))
     assert await problems(backend.store) == {}
     await backend.history.aside.tidy()
@@ -518,7 +518,7 @@ async def test_without_bad_rows_nothing_is_read_or_written_for_them(backend: Bac
     assert asked == []
 
 
-async def test_what_nobody_has_met_so_far_is_found_by_a_check(backend: Backend) -> None:
+async def test_a_check_finds_bad_rows_that_were_not_read_yet(backend: Backend) -> None:
     from whistlestop.server.unreadable import unreadable
 
     await backend.open("damaged")
@@ -552,7 +552,7 @@ async def test_rows_that_were_set_aside_are_metrics(backend: Backend) -> None:
     assert 'whistlestop_rows_set_aside{table="timer_tasks"} 1.0' in text
 
 
-async def test_what_release_0_1_0_stored_too_deep_is_read_described_and_ended(backend: Backend) -> None:
+async def test_deeply_nested_states_of_release_0_1_0_are_readable(backend: Backend) -> None:
     """As shared/security/deep_failure_restart.py shows it, over the rows that that release left behind."""
     run_id = await backend.start("poisoned")
     attributes = {

@@ -238,7 +238,7 @@ async def start_timer(backend: Backend, seconds: int) -> None:
     await backend.complete("w", {"command_type": 3, "start_timer_command_attributes": attributes})
 
 
-async def test_a_timer_that_a_jump_makes_due_fires_within_the_look(backend: Backend) -> None:
+async def test_a_timer_that_a_jump_expires_fires_at_the_next_check(backend: Backend) -> None:
     await backend.history.start()
     await start_timer(backend, 1800)
     await let_pass(backend, 2)
@@ -260,7 +260,7 @@ async def test_a_timer_waits_for_its_date_when_the_clock_is_set_back(backend: Ba
     assert await fired(backend)
 
 
-async def test_what_another_process_left_is_found_though_the_clock_was_set_back(
+async def test_timers_of_another_process_are_found_after_the_clock_was_set_back(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store is read every minute that passes, not when the old horizon has come."""

@@ -176,7 +176,7 @@ def test_brackets_in_strings_are_no_nesting() -> None:
 @pytest.mark.parametrize(
     "what", ["start", "activity", "retried activity", "workflow task", "fail", "continue as new", "marker"]
 )
-async def test_whatever_is_accepted_can_be_read_again(backend: Backend, what: str, depth: int) -> None:
+async def test_every_accepted_message_can_be_read_again(backend: Backend, what: str, depth: int) -> None:
     failure = chain(depth)
     name = "deep"
     if what == "start":

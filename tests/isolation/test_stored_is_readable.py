@@ -169,7 +169,7 @@ async def _begin(backend: Backend, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", WRITERS)
-def test_what_any_request_stores_can_be_read(method: str) -> None:
+def test_stored_data_of_any_request_can_be_read(method: str) -> None:
     kind = REGISTRY[full_name(method)].request_type
 
     @settings(

@@ -175,7 +175,7 @@ def test_the_wall_clock_is_read_where_that_has_a_reason_and_nowhere_else() -> No
     assert {name: places for name, places in gone.items() if places} == {}, "no longer there: take the entry out"
 
 
-def test_what_reads_the_wall_clock_is_found() -> None:
+def test_reads_of_the_wall_clock_are_found() -> None:
     source = """
 import datetime as dt, time
 from time import time_ns

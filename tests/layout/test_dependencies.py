@@ -62,12 +62,12 @@ def undeclared(patterns: tuple[str, ...], packages: set[str]) -> list[str]:
     return found
 
 
-def test_what_users_run_imports_what_they_install() -> None:
+def test_code_for_users_imports_only_declared_dependencies() -> None:
     users, _ = declared()
     assert undeclared(("services/**/*.py", "storage/**/*.py", "examples/**/*.py"), users) == []
 
 
-def test_what_developers_run_imports_what_they_install() -> None:
+def test_code_for_developers_imports_only_declared_dependencies() -> None:
     users, developers = declared()
     assert undeclared(("tests/**/*.py", "infra/**/*.py", "benchmarks/**/*.py"), users | developers) == []
 

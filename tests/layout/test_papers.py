@@ -22,7 +22,7 @@ def test_decisions_are_numbered_without_a_gap() -> None:
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_a_decision_says_why_what_and_when_to_look_again(path: Path) -> None:
+def test_a_decision_record_has_its_sections(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.startswith(f"# {int(path.name[:4])}. ")
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)

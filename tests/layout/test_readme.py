@@ -115,7 +115,7 @@ def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
 
 @pytest.mark.sdk
 @pytest.mark.parametrize("arguments", commands("look"), ids=" ".join)
-def test_a_look_inside(quick_start: tuple[Path, dict[str, str]], arguments: list[str]) -> None:
+def test_inspecting_commands_of_the_readme(quick_start: tuple[Path, dict[str, str]], arguments: list[str]) -> None:
     """Each of the commands succeeds and says something."""
     folder, ports = quick_start
     environment = {**os.environ, "TEMPORAL_ADDRESS": ports["127.0.0.1:7233"]}

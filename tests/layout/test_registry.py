@@ -85,7 +85,7 @@ def test_modules_are_imported_for_all_that_is_in_their_tables() -> None:
 
 
 @pytest.mark.parametrize("spec", [spec for spec in REGISTRY.values() if spec.served is Served.UNIMPLEMENTED])
-def test_what_is_not_supported_gives_a_reason(spec: registry.RpcSpec) -> None:
+def test_unsupported_rpcs_have_a_reason(spec: registry.RpcSpec) -> None:
     """The reason comes from one list."""
     assert isinstance(spec.feature, Feature)
     assert spec.reason

@@ -130,7 +130,7 @@ def test_a_server_that_nobody_calls_starts_history_and_lets_the_collector_run() 
     assert "timers" in told["tasks"]
 
 
-def test_the_sdk_is_imported_where_somebody_asks_for_it() -> None:
+def test_the_sdk_is_imported_at_first_use() -> None:
     """Packages that were made without running them run when more than their modules of messages is wanted."""
     code = """
 import json, sys

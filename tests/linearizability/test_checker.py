@@ -86,7 +86,7 @@ CLOSED = model.Inside("a", closes=model.COMPLETED)
         (model.Updated("u", "a", None), False),
     ],
 )
-def test_what_callers_may_be_told_of_a_run_that_was_started(operation: Any, is_possible: bool) -> None:
+def test_answers_allowed_after_a_start(operation: Any, is_possible: bool) -> None:
     assert is_good((START, 0, 1), (operation, 2, 3)) is is_possible
 
 
@@ -104,7 +104,7 @@ def test_what_callers_may_be_told_of_a_run_that_was_started(operation: Any, is_p
         (model.Cancel(found=True), True),
     ],
 )
-def test_what_callers_may_be_told_of_a_run_that_has_ended(operation: Any, is_possible: bool) -> None:
+def test_answers_allowed_after_an_end(operation: Any, is_possible: bool) -> None:
     assert is_good((START, 0, 1), (CLOSED, 2, 2), (operation, 3, 4)) is is_possible
 
 
@@ -127,7 +127,7 @@ def test_a_lost_answer_to_a_start_is_a_start_or_none() -> None:
     assert not is_good((unknown, 0, None), (model.Current("a", 1), 1, 2), (model.Described(0), 3, 4))
 
 
-def test_what_may_have_done_nothing_may_still_do_it_later() -> None:
+def test_a_call_of_unknown_outcome_may_take_effect_later() -> None:
     """A terminate of unknown outcome, while nothing runs, ends the run that is started next."""
     terminate = model.Terminate(found=None)
     assert is_good((terminate, 0, None), (START, 1, 2), (model.Signal("s", found=False), 3, 4))

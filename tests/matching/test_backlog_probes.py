@@ -55,7 +55,7 @@ def _of_a_version(polls: worker_pb.LookForTasksRequest) -> worker_pb.LookForTask
     return polls
 
 
-async def test_a_version_is_known_from_its_first_look_on() -> None:
+async def test_a_version_is_registered_by_its_first_probe() -> None:
     """A bridge polls only where a task waits, and without a version there is no task for it."""
     bench = Bench()
     polls = _of_a_version(request("one"))
@@ -85,7 +85,7 @@ async def test_a_worker_that_another_instance_saw_leave_polls_no_more() -> None:
     await other.close()
 
 
-async def test_a_look_waits_for_a_commit_on_any_of_its_queues() -> None:
+async def test_a_probe_waits_for_a_commit_on_any_of_its_queues() -> None:
     bench = Bench()
     waiting = probe(bench, "one", "two")
     await settle()
@@ -96,7 +96,7 @@ async def test_a_look_waits_for_a_commit_on_any_of_its_queues() -> None:
     await bench.matching.close()
 
 
-async def test_a_look_ends_empty_before_its_deadline() -> None:
+async def test_a_probe_ends_empty_before_its_deadline() -> None:
     bench = Bench()
     waiting = probe(bench, "one")
     await settle()
@@ -107,14 +107,14 @@ async def test_a_look_ends_empty_before_its_deadline() -> None:
     await bench.matching.close()
 
 
-async def test_a_function_looks_once_and_says_that_it_does_not_wait() -> None:
+async def test_a_function_answers_a_probe_at_once_and_reports_no_long_polls() -> None:
     bench = Bench()
     answer = await probe(bench, "one", can_long_poll=False)
     assert (list(answer.workflow_tasks), answer.holds) == ([0], False)
     await bench.matching.close()
 
 
-async def test_who_looks_counts_as_a_poller() -> None:
+async def test_a_prober_counts_as_a_poller() -> None:
     bench = Bench()
     waiting = probe(bench, "one")
     await settle()
@@ -133,7 +133,7 @@ async def test_a_poll_that_would_be_refused_counts_as_having_a_task() -> None:
     await bench.matching.close()
 
 
-async def test_closing_ends_looks() -> None:
+async def test_closing_ends_probes() -> None:
     bench = Bench()
     waiting = probe(bench, "one")
     await settle()
@@ -144,7 +144,7 @@ async def test_closing_ends_looks() -> None:
 FUNCTION = MatchingConfig(remote_notifications=False, notification_queue_prefix="stack-bridge-")
 
 
-async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
+async def test_a_notification_queue_is_registered_for_the_probed_queues() -> None:
     """Once per queue, and again when the row has grown old."""
     bench = Bench(FUNCTION)
     polls = request("one", "two")
@@ -168,7 +168,7 @@ async def test_a_wake_queue_is_registered_with_what_it_looks_for() -> None:
 
 
 @pytest.mark.parametrize("name", ["payroll", "stack-bridge-7/..", "stack-bridge-" + "x" * 70, "my-stack-bridge-7", ""])
-async def test_a_queue_that_is_not_for_waking_is_not_registered(name: str) -> None:
+async def test_a_notification_queue_with_another_prefix_is_not_registered(name: str) -> None:
     """Whoever may look is not to have messages sent to whatever queue."""
     bench = Bench(FUNCTION)
     polls = request("one")
@@ -179,7 +179,7 @@ async def test_a_queue_that_is_not_for_waking_is_not_registered(name: str) -> No
     await bench.matching.close()
 
 
-async def test_who_holds_looks_wakes_nobody() -> None:
+async def test_a_process_with_long_polls_sends_no_notifications() -> None:
     bench = Bench(FUNCTION)
     polls = request("one")
     polls.wake_queue = "stack-bridge-7"
@@ -189,7 +189,7 @@ async def test_who_holds_looks_wakes_nobody() -> None:
     await bench.matching.close()
 
 
-async def test_heartbeats_that_come_with_a_look_count() -> None:
+async def test_heartbeats_sent_with_a_probe_count() -> None:
     bench = Bench(MatchingConfig(remote_notifications=False))
     polls = request("one")
     polls.heartbeats.append(workers_pb.WorkerHeartbeat(worker_instance_key="k1", worker_identity="me"))

@@ -54,7 +54,7 @@ def told(bench: Bench) -> tuple[str, str]:
 
 
 @HOLDS
-async def test_the_default_of_a_set_takes_its_tasks_and_history_hears_of_no_build_id(*, can_long_poll: bool) -> None:
+async def test_the_default_of_a_set_takes_its_tasks_without_a_build_id_for_history(*, can_long_poll: bool) -> None:
     bench = Bench()
     await store(bench)
     bench.task("unversioned")
@@ -64,7 +64,7 @@ async def test_the_default_of_a_set_takes_its_tasks_and_history_hears_of_no_buil
 
 
 @HOLDS
-async def test_a_build_id_under_rules_takes_its_own_tasks_and_history_hears_of_it(*, can_long_poll: bool) -> None:
+async def test_a_build_id_under_rules_takes_its_own_tasks_and_history_gets_it(*, can_long_poll: bool) -> None:
     bench = Bench()
     await store(bench)
     bench.task("unversioned")
@@ -75,7 +75,9 @@ async def test_a_build_id_under_rules_takes_its_own_tasks_and_history_hears_of_i
 
 @pytest.mark.parametrize("sticky", [False, True])
 @pytest.mark.parametrize(("build_id", "newer"), [("1", "1.1"), ("a", "b")])
-async def test_a_build_id_that_was_replaced_is_told_by_which(build_id: str, newer: str, *, sticky: bool) -> None:
+async def test_the_refusal_of_a_replaced_build_id_names_its_successor(
+    build_id: str, newer: str, *, sticky: bool
+) -> None:
     bench = Bench()
     await store(bench)
     with pytest.raises(ServiceError, match=f'newer compatible build: "{newer}"') as refused:
@@ -92,7 +94,7 @@ async def test_a_sticky_queue_is_the_workers_own() -> None:
     assert told(bench) == ("cached", "")
 
 
-async def test_what_went_astray_is_looked_for_now_and_then() -> None:
+async def test_misrouted_tasks_are_searched_from_time_to_time() -> None:
     bench = Bench()
     await store(bench)
     for _ in range(2):
@@ -105,7 +107,7 @@ async def test_what_went_astray_is_looked_for_now_and_then() -> None:
     assert [method for method, _ in bench.history.calls].count("RerouteTasks") == 2
 
 
-async def test_who_polled_is_known_for_as_long_as_is_asked() -> None:
+async def test_pollers_are_found_within_the_requested_time() -> None:
     """A sticky queue is asked for the last ten seconds, a build id that is to be committed for seventy."""
     bench = Bench()
     await store(bench)
@@ -119,7 +121,7 @@ async def test_who_polled_is_known_for_as_long_as_is_asked() -> None:
     assert not (await bench.ask("HasPoller", request)).has_poller
 
 
-async def test_an_unversioned_poll_asks_for_no_build_ids() -> None:
+async def test_an_unversioned_poll_reads_no_build_ids() -> None:
     """What others pay for build ids: nothing."""
     bench = Bench()
     await store(bench)

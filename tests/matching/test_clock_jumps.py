@@ -70,7 +70,7 @@ async def test_a_bucket_that_a_slower_limit_left_holds_nobody_for_longer_than_th
 
 
 @JUMPS
-async def test_a_worker_is_known_for_as_long_as_its_heartbeat_holds(jump_s: float) -> None:
+async def test_a_worker_is_listed_while_its_heartbeat_is_valid(jump_s: float) -> None:
     bench = Bench()
     beat = worker_pb.WorkerHeartbeat(worker_instance_key="k", task_queue="q", status=common_enums.WORKER_STATUS_RUNNING)
 
@@ -103,7 +103,7 @@ async def test_a_worker_that_left_is_answered_at_once_for_a_while(jump_s: float)
 
 @JUMPS
 @pytest.mark.parametrize("shared", [False, True], ids=["in memory", "in rows"])
-async def test_whether_a_queue_is_polled_is_known(jump_s: float, *, shared: bool) -> None:
+async def test_recent_pollers_of_a_queue_are_found(jump_s: float, *, shared: bool) -> None:
     """A row from before the clock was set back tells nothing; whoever polls writes it anew."""
     bench = Bench(MatchingConfig(share_pollers=shared))
     asked = internal.HasPollerRequest(task_queue="q", task_type=1)
@@ -136,7 +136,7 @@ async def test_a_description_shows_when_a_poller_was_seen_by_the_date_as_it_is_n
 
 
 @JUMPS
-async def test_a_look_is_held_for_as_long_as_without_a_jump(jump_s: float) -> None:
+async def test_a_probe_waits_as_long_as_without_a_jump(jump_s: float) -> None:
     bench = Bench()
     poll = rr.PollWorkflowTaskQueueRequest(task_queue={"name": "q"})  # type: ignore[arg-type]
     request = looks_pb.LookForTasksRequest(namespace="ns", workflow_polls=[poll])
@@ -179,7 +179,7 @@ async def test_a_task_that_history_refused_is_tried_again_when_the_pause_is_over
     assert got(polling) == "w"
 
 
-def test_what_is_stored_of_started_workers_is_brought_near() -> None:
+def test_stored_times_of_started_workers_are_bounded_after_a_jump() -> None:
     """After a jump back: a back-off, a cool-off and workers on their way last no longer than they would have."""
     made = scaling.Scaler()
     now_ns = 10 * int(HOUR_S) * SECOND_NS

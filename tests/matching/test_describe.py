@@ -39,7 +39,7 @@ async def test_a_queue_nobody_used() -> None:
     assert reply == rr.DescribeTaskQueueResponse(versioning_info=VERSIONING, effective_rate_limit=SYSTEM)
 
 
-async def test_everything_at_once() -> None:
+async def test_all_statistics_at_once() -> None:
     bench = Bench()
     bench.poll(seconds=3)
     await settle()
@@ -107,7 +107,7 @@ async def test_pollers_of_other_processes_show_through_their_rows() -> None:
     assert list((await bench.ask("DescribeTaskQueue", request())).pollers) == []
 
 
-async def test_who_said_goodbye_to_another_process_is_not_shown_for_long() -> None:
+async def test_pollers_shut_down_in_another_process_disappear_soon() -> None:
     bench = Bench(MatchingConfig(remote_notifications=False))
     bench.poll(seconds=3)
     await settle()

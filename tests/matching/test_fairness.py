@@ -40,7 +40,7 @@ def order(fair: FairOrder, count: int, now_ns: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize("priority", range(1, 6))
-def test_a_level_tells_its_priority(priority: int) -> None:
+def test_a_level_contains_its_priority(priority: int) -> None:
     levels = {level(priority, key) for key in ("", "a", "b", "x" * 64)}
     assert len(levels) == 4
     assert {priority_of(each) for each in levels} == {priority}
@@ -99,7 +99,7 @@ def test_a_limit_of_nothing_lets_nothing_through() -> None:
     assert order(fair, 2) == ["a", "none"]
 
 
-def test_what_was_not_used_is_given_back() -> None:
+def test_unused_tokens_are_returned() -> None:
     fair = FairOrder([task(1, "a"), task(2, "a"), task(3, "b")])
     fair.configure({}, KeyRate(1.0, 0.0))
     given = fair.pop(0)
@@ -109,7 +109,7 @@ def test_what_was_not_used_is_given_back() -> None:
     assert [each.key.task_id for each in (fair.pop(0), fair.pop(0)) if each] == [1, 3]
 
 
-def test_a_key_that_others_have_used_up_is_held_back() -> None:
+def test_a_key_whose_limit_other_processes_used_up_is_delayed() -> None:
     fair = FairOrder([task(1, "a"), task(2, "b")])
     fair.configure({}, KeyRate(1.0, 1.0))
     given = fair.pop(0)
@@ -120,7 +120,7 @@ def test_a_key_that_others_have_used_up_is_held_back() -> None:
     assert order(fair, 1, 5 * SECOND_NS) == ["a"]
 
 
-def test_a_key_with_more_in_the_store_says_when_it_has_used_up_its_own() -> None:
+def test_a_key_with_more_rows_in_the_store_asks_for_a_refill() -> None:
     fair = FairOrder()
     rows = [task(1, "a"), task(2, "a"), task(3, "b")]
     fair.replace(rows, Window(rows, {level(3, "a"): 2}))
@@ -144,7 +144,7 @@ def test_keys_outside_get_their_turn_when_each_of_those_inside_had_one() -> None
     assert (order(fair, 1), fair.wants_read) == (["c"], True)
 
 
-def test_what_there_is_no_room_for_is_left_in_the_store() -> None:
+def test_tasks_beyond_the_buffer_are_left_in_the_store() -> None:
     fair = FairOrder([task(1, "a"), task(2, "a")])
     fair.leave_in_store(task(3, "a"))
     assert (fair.covers((level(3, "a"), 4)), fair.wants_read) == (False, False)
@@ -164,7 +164,7 @@ def test_keys_that_come_once_leave_little_behind() -> None:
     assert len(fair._heap) + len(fair._limited) == 0
 
 
-def test_what_is_drawn_follows_the_weights() -> None:
+def test_random_order_follows_the_weights() -> None:
     tasks = [task(1, "a", weight=3), task(2, "b"), task(3, "c", priority=1)]
     numbers = cycle([(n + 0.5) / 101 for n in range(0, 101 * 7, 7) for n in (n % 101,)])
     firsts: Counter[str] = Counter()
@@ -216,7 +216,7 @@ async def test_polls_serve_keys_by_turns(offered: bool) -> None:
     assert bench.rows.rows == {}
 
 
-async def test_more_keys_than_are_looked_at_at_once_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_keys_than_one_read_returns_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key waits for others to have nothing left, wherever its level is; nor does a task without a key."""
     monkeypatch.setattr("whistlestop.matching.queues._MOST_LEVELS", 20)
     bench = Bench(MatchingConfig(buffer=30))
@@ -243,7 +243,7 @@ async def test_more_keys_than_there_is_room_for_do_not_pile_up_in_memory() -> No
     assert bench.rows.rows == {}
 
 
-async def test_a_heavy_key_among_many_costs_no_look_at_all_of_them() -> None:
+async def test_a_heavy_key_among_many_costs_no_full_read() -> None:
     bench = Bench(MatchingConfig())
     put(bench, [task(n, f"key {n % 100}") for n in range(2000)], offered=False)
     put(bench, [task(n, "heavy", weight=500) for n in range(2000, 2400)], offered=False)

@@ -214,7 +214,7 @@ async def test_settings_that_make_no_sense_are_refused_and_change_nothing(
     assert bench.rows.queues == {}
 
 
-async def test_alarms_ring_in_their_order_and_not_after_they_were_turned_off() -> None:
+async def test_deadlines_run_in_order_and_not_after_they_were_cancelled() -> None:
     clock = Bench().clock
     deadlines = DeadlineQueue(clock)
     rung: list[str] = []
@@ -229,7 +229,7 @@ async def test_alarms_ring_in_their_order_and_not_after_they_were_turned_off() -
     assert len(deadlines) == 0
 
 
-async def test_alarms_that_were_turned_off_are_swept() -> None:
+async def test_cancelled_deadlines_are_removed() -> None:
     clock = Bench().clock
     deadlines = DeadlineQueue(clock)
     for _ in range(10_000):

@@ -16,7 +16,7 @@ from whistlestop.common.notify import RecheckNotifier, task_queue_topic
 from whistlestop.matching.config import MatchingConfig
 
 
-async def test_a_fresh_task_goes_to_a_waiting_poll_without_a_look_at_the_store() -> None:
+async def test_a_fresh_task_goes_to_a_waiting_poll_without_a_read_of_the_store() -> None:
     bench = Bench()
     poll = bench.poll()
     await settle()
@@ -179,7 +179,7 @@ async def test_a_task_in_the_hand_of_a_client_that_leaves_goes_to_the_next() -> 
     assert [request.execution.workflow_id for _, request in bench.history.calls] == ["a"]
 
 
-async def test_a_client_that_leaves_while_history_is_asked_loses_no_task() -> None:
+async def test_a_client_that_leaves_during_the_call_to_history_loses_no_task() -> None:
     bench = Bench()
     gate = asyncio.Event()
 
@@ -242,7 +242,7 @@ async def test_a_direct_query_is_started_as_one_and_its_row_goes() -> None:
     assert task.key not in bench.rows.rows
 
 
-async def test_an_activity_poll_asks_for_an_activity_start() -> None:
+async def test_an_activity_poll_sends_an_activity_start() -> None:
     bench = Bench()
     bench.task("a", task_type=2)
     poll = bench.poll_activity()
@@ -260,7 +260,7 @@ async def test_a_nexus_poll_waits_and_answers_empty() -> None:
     assert encoded(poll.result()) == b""
 
 
-async def test_an_empty_queue_is_looked_at_again_after_half_a_minute_only() -> None:
+async def test_an_empty_queue_is_read_again_after_half_a_minute() -> None:
     bench = Bench()
     for _ in range(20):
         poll = bench.poll(seconds=4)
@@ -270,7 +270,7 @@ async def test_an_empty_queue_is_looked_at_again_after_half_a_minute_only() -> N
     assert bench.rows.reads == 2
 
 
-async def test_a_task_nobody_announced_is_found_by_the_next_slow_look() -> None:
+async def test_a_task_without_a_notification_is_found_by_the_next_periodic_read() -> None:
     bench = Bench()
     first = bench.poll(seconds=32)
     await settle()
@@ -282,7 +282,7 @@ async def test_a_task_nobody_announced_is_found_by_the_next_slow_look() -> None:
     assert got(second) == "silent"
 
 
-async def test_a_hint_of_another_process_wakes_a_waiting_poll() -> None:
+async def test_a_notification_of_another_process_reaches_a_waiting_poll() -> None:
     bench = Bench(MatchingConfig(share_pollers=False))
     poll = bench.poll()
     await settle()
@@ -297,7 +297,7 @@ async def test_a_hint_of_another_process_wakes_a_waiting_poll() -> None:
     await bench.matching.close()
 
 
-async def test_hints_in_a_row_cost_few_looks() -> None:
+async def test_repeated_notifications_cost_few_reads() -> None:
     bench = Bench(MatchingConfig(share_pollers=False))
     bench.poll()
     await settle()
@@ -364,7 +364,7 @@ async def test_a_store_that_does_not_answer_makes_the_poll_unavailable_and_those
     assert got(waiting) == "a"
 
 
-async def test_a_function_looks_waits_a_little_and_answers_empty() -> None:
+async def test_a_function_reads_waits_briefly_and_answers_empty() -> None:
     bench = Bench()
     bench.notifier = RecheckNotifier(bench.clock)
     poll = bench.poll(can_long_poll=False, seconds=60, matching=bench.another())

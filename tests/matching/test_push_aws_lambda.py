@@ -97,7 +97,7 @@ async def test_a_function_that_may_not_be_invoked_is_refused(aws: Aws, arn: str)
         await AwsLambda(lambda *_, **__: function).validate({"arn": arn})
 
 
-async def test_of_several_some_may_start(aws: Aws, arn: str) -> None:
+async def test_starts_refused_by_lambda_are_not_counted(aws: Aws, arn: str) -> None:
     function = aws.client("lambda", region_name=REGION)
     stub = Stubber(function)
     stub.add_response("invoke", {"StatusCode": 202})
@@ -149,7 +149,7 @@ async def test_details_that_can_t_be_right_are_refused_in_temporal_s_words(detai
     assert str(refused.value) == said
 
 
-def test_where_a_role_is_required_it_has_to_come_with_an_external_id() -> None:
+def test_a_required_role_needs_an_external_id() -> None:
     provider = AwsLambda(require_role=True)
     arn = "arn:aws:lambda:r:1:function:w"
     with pytest.raises(ProviderError, match=r'^AWS Lambda compute provider requires "role" to be configured$'):
@@ -186,9 +186,7 @@ async def test_no_caller_makes_the_server_ask_a_metadata_address(asked: list[str
     assert asked == []
 
 
-async def test_an_operator_may_have_the_metadata_service_asked(
-    asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_operator_may_allow_the_metadata_service(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
     monkeypatch.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "1")
     arn = f"arn:aws:lambda:{REGION}:123456789012:function:worker"

@@ -24,11 +24,11 @@ def ask(
     return decision
 
 
-def test_nothing_waits_nothing_starts() -> None:
+def test_without_a_backlog_no_worker_starts() -> None:
     assert ask(PushState(), 0) == Decision(0, 0)
 
 
-def test_a_burst_starts_as_many_as_the_backlog_asks_for_within_the_cap() -> None:
+def test_a_burst_starts_workers_in_proportion_to_the_backlog_up_to_the_cap() -> None:
     assert ask(PushState(), 1) == Decision(1, 0)
     assert ask(PushState(), 25) == Decision(3, 0)
     assert ask(PushState(), 1000) == Decision(10, 0)
@@ -36,7 +36,7 @@ def test_a_burst_starts_as_many_as_the_backlog_asks_for_within_the_cap() -> None
     assert ask(PushState(), 7, backlog_per_worker=1) == Decision(7, 0)
 
 
-def test_those_on_their_way_are_not_started_again() -> None:
+def test_workers_being_started_are_not_started_again() -> None:
     state = PushState()
     assert ask(state, 20).count == 2
     decision = ask(state, 20, at=NOW + SECOND_NS)
@@ -44,7 +44,7 @@ def test_those_on_their_way_are_not_started_again() -> None:
     assert ask(state, 50, at=NOW + SECOND_NS).count == 3, "a longer backlog asks for the difference"
 
 
-def test_those_alive_count_and_a_cool_off_lies_between_two_starts() -> None:
+def test_live_workers_count_and_starts_have_a_cool_off() -> None:
     assert ask(PushState(), 10, alive=1).count == 0
     state = PushState()
     ask(state, 1)
@@ -52,7 +52,7 @@ def test_those_alive_count_and_a_cool_off_lies_between_two_starts() -> None:
     assert ask(state, 100, at=NOW + 100 * MS).count == 9
 
 
-def test_who_came_is_no_longer_on_the_way() -> None:
+def test_a_worker_that_polls_no_longer_counts_as_starting() -> None:
     state = PushState()
     ask(state, 20)
     ask(state, 20, alive=2, at=NOW + SECOND_NS)
@@ -83,14 +83,14 @@ def test_a_failure_makes_the_next_start_wait_and_a_worker_that_comes_ends_that()
     assert ask(state, 5).count == 1
 
 
-def test_a_backlog_that_is_gone_shows_that_somebody_came() -> None:
+def test_an_empty_backlog_ends_the_wait_for_starting_workers() -> None:
     state = PushState()
     ask(state, 5)
     assert ask(state, 0, at=NOW + 40 * SECOND_NS, again=True) == Decision(0, 0)
     assert (state.starting, state.failures) == (0, 0)
 
 
-def test_a_look_without_new_tasks_minds_the_threshold() -> None:
+def test_a_check_without_new_tasks_applies_the_threshold() -> None:
     assert ask(PushState(), 5, again=True, scale_up_backlog_threshold=5).count == 0
     assert ask(PushState(), 5, scale_up_backlog_threshold=5).count == 1
     assert ask(PushState(), 6, again=True, scale_up_backlog_threshold=5).count == 1

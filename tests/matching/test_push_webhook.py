@@ -63,7 +63,7 @@ def work(context: CallContext | None = None) -> Work:
     return Work(context, VERSION, "default", [("q", ACTIVITY, 3)])
 
 
-async def test_a_message_says_what_waits_and_is_signed_as_standard_webhooks_has_it() -> None:
+async def test_a_message_describes_the_backlog_and_is_signed_as_a_standard_webhook() -> None:
     receiver = Receiver(lambda _: (202, b""))
     assert await hook(receiver).start(DETAILS | {"timeout_ms": 500}, work(), 2) == 2
     ((url, headers, body, timeout_s),) = receiver.requests
@@ -221,7 +221,7 @@ async def test_an_answer_that_is_not_understood_fails_the_attempt(answer: Any) -
     assert history.done[b"a"].failure.application_failure_info.type == "WebhookError"
 
 
-async def test_a_broken_receiver_gets_no_more_tasks_a_refusal_of_one_says_nothing_of_the_next() -> None:
+async def test_a_broken_receiver_gets_no_more_tasks_and_a_refusal_affects_one_task() -> None:
     error, history = await run(Receiver(lambda _: (500, b"")), "a", "b", "c", at_once=1)
     assert (error, sorted(history.done)) == ("the webhook answered with status 500", [b"a"])
     error, history = await run(Receiver(lambda _: (422, b"")), "a", "b", "c", at_once=1)

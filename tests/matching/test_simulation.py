@@ -127,7 +127,7 @@ async def test_every_task_is_started_once_and_none_is_left(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_when_nobody_leaves_and_no_answer_is_lost_clients_see_every_task(seed: int) -> None:
+async def test_without_faults_clients_get_every_task(seed: int) -> None:
     world = World(1000 + seed)
     world.bench.history.after = None
     for _ in range(150):

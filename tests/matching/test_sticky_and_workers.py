@@ -105,7 +105,7 @@ async def test_later_polls_of_a_worker_that_left_are_answered_at_once_for_half_a
     assert got(poll) == "a"
 
 
-async def test_a_goodbye_that_comes_while_the_store_is_asked_ends_the_poll() -> None:
+async def test_a_shutdown_during_a_read_of_the_store_ends_the_poll() -> None:
     bench = Bench()
     store_answers = asyncio.Event()
     bench.rows.delay = store_answers.wait
@@ -117,7 +117,7 @@ async def test_a_goodbye_that_comes_while_the_store_is_asked_ends_the_poll() -> 
     assert (got(own), other.done()) == ("", False)
 
 
-async def test_a_worker_without_an_instance_key_is_known_by_its_identity_on_its_queue() -> None:
+async def test_a_worker_without_an_instance_key_is_identified_by_identity_and_queue() -> None:
     bench = Bench()
     own, elsewhere, other = bench.poll("q"), bench.poll("p"), bench.poll("q", identity="you")
     await settle()
@@ -125,7 +125,7 @@ async def test_a_worker_without_an_instance_key_is_known_by_its_identity_on_its_
     assert (got(own), elsewhere.done(), other.done()) == ("", False, False)
 
 
-async def test_shutdown_sends_waiting_sticky_tasks_to_the_normal_queue_and_marks_the_queue_gone() -> None:
+async def test_shutdown_moves_waiting_sticky_tasks_to_the_normal_queue() -> None:
     bench = Bench()
     poll = bench.poll("sticky", sticky=True)
     await settle()
@@ -141,7 +141,7 @@ async def test_shutdown_sends_waiting_sticky_tasks_to_the_normal_queue_and_marks
     assert bench.history.resets == ["second", "third", "fourth"]
 
 
-async def test_shutdown_in_a_function_tells_the_others_through_the_rows() -> None:
+async def test_shutdown_in_a_function_is_visible_to_others_through_rows() -> None:
     bench = Bench()
     bench.matching = bench.another()
     poll = bench.poll("sticky", sticky=True, can_long_poll=False)

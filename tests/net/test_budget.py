@@ -90,7 +90,7 @@ def test_the_address_that_has_most_makes_room_for_the_process(world: World) -> N
     assert [each.is_open for each in (quiet, *greedy)] == [True, False, True, True]
 
 
-def test_one_that_was_answered_is_younger_than_one_that_never_asked(world: World) -> None:
+def test_answered_connections_count_as_younger_than_silent_ones(world: World) -> None:
     asked, silent, _ = (world.connect() for _ in range(3))
     world.open(asked).close()
 
@@ -203,7 +203,7 @@ def test_bytes_of_authenticated_requests_and_closed_connections_are_given_back(w
     assert (world.budget.bytes, world.budget.request_count) == (0, 0)
 
 
-def test_everything_is_counted_back_after_any_sequence() -> None:
+def test_all_counts_return_to_zero_after_any_sequence() -> None:
     """Whatever is opened, held, finished, restarted and closed: at the end nothing is counted."""
     for seed in range(50):
         draw = random.Random(seed)
@@ -286,7 +286,7 @@ def test_an_idle_connection_is_closed(world: World) -> None:
     assert world.peers[known].said == ["idle"]
 
 
-def test_a_sweep_looks_at_a_bounded_number_of_connections() -> None:
+def test_a_sweep_checks_a_bounded_number_of_connections() -> None:
     world = World(Bounds())
     accounts = [world.connect(f"192.0.2.{n}") for n in range(30)]
     world.budget.sweep()

@@ -261,7 +261,7 @@ async def test_the_rest_of_a_body_that_nobody_wants_is_discarded() -> None:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     ],
 )  # fmt: skip
-async def test_what_goes_beyond_a_bound_is_refused(start: bytes, status: int) -> None:
+async def test_requests_beyond_a_limit_are_refused(start: bytes, status: int) -> None:
     async with site(HttpLimits(linger_s=0.05)) as one:
         peer = await one.connect()
         peer.writer.write(start)
@@ -310,7 +310,7 @@ async def test_an_upgrade_is_passed_over_and_its_body_is_a_body(protocol: bytes,
         assert await peer.ask(rest) == (200, b"/ xy")
 
 
-async def test_what_is_wrong_behind_a_request_does_not_take_its_answer() -> None:
+async def test_an_error_after_a_request_does_not_drop_its_answer() -> None:
     async with site() as one:
         peer = await one.connect()
         peer.writer.write(b"GET /hold HTTP/1.1\r\nhost: a\r\n\r\n" + GET + b"rubbish\r\n\r\n")
@@ -334,7 +334,7 @@ async def test_few_requests_wait_for_the_answer_to_another() -> None:
 # -- the budget --
 
 
-async def test_a_connection_counts_until_its_caller_is_known() -> None:
+async def test_a_connection_counts_until_its_caller_is_authenticated() -> None:
     async with site() as one:
         one.app.known = False
         stranger, known = await one.connect(), await one.connect()
@@ -349,7 +349,7 @@ async def test_a_connection_counts_until_its_caller_is_known() -> None:
         assert (one.budget.unauthenticated, one.budget.request_count, one.budget.bytes) == (0, 0, 0)
 
 
-async def test_a_strangers_body_is_read_when_it_is_wanted() -> None:
+async def test_the_body_of_an_unauthenticated_peer_is_read_on_demand() -> None:
     """Before, no more than one small piece of it."""
     async with site() as one:
         one.app.known = one.app.reads = False

@@ -134,7 +134,9 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-async def test_who_begins_no_handshake_is_closed_for_others(listening: socket.socket, pair: tuple[Path, Path]) -> None:
+async def test_connections_without_a_handshake_are_closed_first(
+    listening: socket.socket, pair: tuple[Path, Path]
+) -> None:
     """Protocols hear of a TLS connection only after its handshake; the budget knows of it before."""
     certificate, key = pair
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -153,7 +155,7 @@ async def test_who_begins_no_handshake_is_closed_for_others(listening: socket.so
     listener.close()
 
 
-async def test_without_a_descriptor_a_stranger_makes_room(listening: socket.socket) -> None:
+async def test_unauthenticated_connections_are_closed_when_descriptors_run_out(listening: socket.socket) -> None:
     listener = Listener(listening, Budget(time.monotonic), Greeter)
     stranger = await connect(listener)
     assert await read(stranger[0]) == b"hello"
@@ -167,7 +169,7 @@ async def test_without_a_descriptor_a_stranger_makes_room(listening: socket.sock
     listener.close()
 
 
-async def test_without_a_descriptor_and_strangers_it_waits(
+async def test_without_descriptors_and_unauthenticated_connections_the_listener_waits(
     listening: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says so once, does not turn in circles, and goes on as soon as there is one."""

@@ -32,7 +32,7 @@ LOOPBACK = "127.0.0.1"
         ("192.0.2.7:65535", ("192.0.2.7", 65535)),
     ],
 )
-def test_what_an_address_means(text: str, expected: tuple[str, int]) -> None:
+def test_meaning_of_an_address(text: str, expected: tuple[str, int]) -> None:
     assert parse_listen(text) == ListenAddress(*expected)
 
 
@@ -45,7 +45,7 @@ def test_what_an_address_means(text: str, expected: tuple[str, int]) -> None:
         "no-such-host.invalid:7233", "a b:7233", "http://127.0.0.1:7233",
     ],
 )  # fmt: skip
-def test_what_is_no_address(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     """One line, and never a socket on every address instead."""
     with pytest.raises(ValueError, match=r".") as caught:
         parse_listen(text)
@@ -53,7 +53,7 @@ def test_what_is_no_address(text: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "*", "[]", "0", "7233", "0x0", "127.1", "::1]", "[127.0.0.1"])
-def test_what_is_no_host(host: str) -> None:
+def test_invalid_hosts(host: str) -> None:
     with pytest.raises(ValueError, match="not an address"):
         bind_ip(host)
 
@@ -133,7 +133,7 @@ SERVERS = {
 OPEN = {"start, open to all", "bridge, open to all", "start, metrics open to all"}
 
 
-def test_what_the_kernel_shows(tmp_path: Any) -> None:
+def test_bound_addresses_of_every_command(tmp_path: Any) -> None:
     """Every command that serves: loopback unless it was told otherwise, and then it says who may call."""
     running: dict[str, Running] = {}
     try:
@@ -182,7 +182,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-def test_what_is_open_to_others_is_refused_unless_it_is_said(tmp_path: Any) -> None:
+def test_unauthenticated_public_addresses_are_refused_by_default(tmp_path: Any) -> None:
     started = {
         what: subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path

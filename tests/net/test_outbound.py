@@ -116,7 +116,7 @@ ARE_PUBLIC = [
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-async def test_what_is_not_public_is_not_called(address: str) -> None:
+async def test_private_addresses_are_not_called(address: str) -> None:
     """Whatever name leads there, and in whatever way the address is written."""
     assert not is_public(parsed(address))
     network = Network(0, [address])
@@ -126,7 +126,7 @@ async def test_what_is_not_public_is_not_called(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ARE_PUBLIC)
-def test_what_is_public(address: str) -> None:
+def test_public_addresses(address: str) -> None:
     assert is_public(parsed(address))
 
 
@@ -215,7 +215,7 @@ async def test_tls_verifies_the_name_of_the_url(tmp_path: Path) -> None:
         ("169.254.169.254", "http://metadata.example/", "169.254.169.254"),
     ],
 )
-def test_what_is_named_may_be_called(named: str, url: str, address: str) -> None:
+def test_configured_addresses_may_be_called(named: str, url: str, address: str) -> None:
     parts = urlsplit(url)
     assert Outbound(Named.parse([named])).may_be_called(parts.hostname or "", outbound._port(parts), address)
 
@@ -232,13 +232,13 @@ def test_what_is_named_may_be_called(named: str, url: str, address: str) -> None
         ("hooks.internal", "http://hooks.internal/", "fe80::1"),
     ],
 )
-def test_what_is_not_named_may_not(named: str, url: str, address: str) -> None:
+def test_addresses_that_are_not_configured_may_not_be_called(named: str, url: str, address: str) -> None:
     """A host that is named may be anywhere but at the metadata service of a cloud."""
     parts = urlsplit(url)
     assert not Outbound(Named.parse([named])).may_be_called(parts.hostname or "", outbound._port(parts), address)
 
 
-def test_of_temporals_patterns_those_of_one_host_name_it() -> None:
+def test_patterns_of_one_host_allow_that_host() -> None:
     named = Named.by_patterns(["*", "*.internal", "*:8080", "hooks.internal:*", "127.0.0.1:8080", "[::1]:80", "10.0.*"])
     assert named.hosts == (("hooks.internal", 0), ("127.0.0.1", 8080), ("::1", 80))
     assert not Outbound(named).may_be_called("x.internal", 80, "10.0.0.1")
@@ -354,7 +354,7 @@ async def test_an_answer_in_chunks_is_read() -> None:
 # ---- what is sent ----------------------------------------------------------------------------------------------------
 
 
-async def test_whoever_names_headers_can_t_frame_the_request() -> None:
+async def test_callers_headers_cannot_change_the_framing() -> None:
     heads: list[bytes] = []
 
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -380,6 +380,6 @@ async def test_headers_that_would_break_the_head_are_refused(headers: dict[str, 
 @pytest.mark.parametrize(
     "url", ["ftp://a/", "//a/", "http:///x", "http://[::1/", "http://a:99999/", "file:///etc/passwd"]
 )
-async def test_what_is_no_url_of_http_is_refused(url: str) -> None:
+async def test_urls_that_are_not_http_are_refused(url: str) -> None:
     with pytest.raises(BadRequest):
         await Network(0, [PUBLIC]).client().post(url, {}, b"", 1.0)

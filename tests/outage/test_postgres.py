@@ -77,7 +77,7 @@ def _mend(between: Proxy) -> None:
 
 
 @pytest.mark.parametrize("trouble", [_cut, _refuse, _delay, _swallow, _swallow_answers])
-async def test_a_network_in_trouble(trouble: Callable[[Proxy], None]) -> None:
+async def test_network_faults(trouble: Callable[[Proxy], None]) -> None:
     """Who can't be answered is refused before long; when it is over, the same store goes on, and all is there."""
     async with migrated_database() as url, proxy(url) as between, _behind(between) as store:
         load = Load(random.Random(1))
@@ -183,7 +183,7 @@ async def test_writers_that_are_in_each_other_s_way() -> None:
             await store.close()
 
 
-async def test_hints_over_a_connection_that_nobody_has_at_the_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_notifications_over_a_half_open_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The notifier notices, listens anew, and wakes everybody, since hints may be lost."""
     monkeypatch.setattr(notify, "CHECK_S", 0.2)
     async with migrated_database() as url, proxy(url) as between:

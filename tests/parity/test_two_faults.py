@@ -74,7 +74,7 @@ def _is_on_purpose(method: str, message: str) -> bool:
     return any(re.fullmatch(rpc, method) and re.search(said, message) for rpc, said, _ in ON_PURPOSE)
 
 
-async def test_the_same_fault_is_told_of() -> None:
+async def test_both_servers_report_the_same_of_two_faults() -> None:
     async with (
         servers.real_server() as real_address,
         servers.our_server("memory") as our_address,

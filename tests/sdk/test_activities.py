@@ -161,7 +161,7 @@ async def test_attempts_end_at_their_maximum(client: Client) -> None:
     ],
     ids=["by the failure", "by the policy's types"],
 )
-async def test_what_must_not_be_retried_fails_at_once(
+async def test_non_retryable_failures_fail_at_once(
     client: Client, name: str, args: list[int], policy: Policy | None
 ) -> None:
     async with worker(client, One, activities=ACTIVITIES) as queue:
@@ -170,7 +170,7 @@ async def test_what_must_not_be_retried_fails_at_once(
     assert error.retry_state is RetryState.NON_RETRYABLE_FAILURE
 
 
-async def test_a_failure_says_when_to_try_next(client: Client) -> None:
+async def test_a_failure_sets_the_next_retry_delay(client: Client) -> None:
     """The policy alone would wait for a minute."""
     async with worker(client, One, activities=ACTIVITIES) as queue:
         args = ["fails_with_a_delay", [], Policy(first_ms=60_000)]
@@ -204,7 +204,7 @@ async def test_an_activity_is_failed_by_its_token(client: Client, open_name: str
         assert (await cause_of(handle.result(), ApplicationError)).type == "No"
 
 
-async def test_an_open_activity_hears_of_its_cancellation_when_it_beats(client: Client, open_name: str) -> None:
+async def test_an_open_activity_learns_of_its_cancellation_by_its_heartbeat(client: Client, open_name: str) -> None:
     async with worker(client, Open, activities=ACTIVITIES) as queue:
         handle = await client.start_workflow(Open.run, open_name, id=open_name, task_queue=queue)
         by_token = client.get_async_activity_handle(task_token=await TOKENS[open_name])

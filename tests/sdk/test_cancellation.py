@@ -116,7 +116,7 @@ async def test_a_workflow_tidies_up_before_it_is_cancelled(client: Client) -> No
     assert "ACTIVITY_TASK_COMPLETED" in await kinds(handle)
 
 
-async def test_what_is_shielded_goes_on(client: Client) -> None:
+async def test_shielded_work_goes_on(client: Client) -> None:
     async with worker(client, Shields) as queue:
         handle = await client.start_workflow(Shields.run, id=new("shields"), task_queue=queue)
         await event_of(handle, "TIMER_STARTED")

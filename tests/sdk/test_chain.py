@@ -116,7 +116,7 @@ async def test_the_next_run_keeps_the_search_attributes(client: Client) -> None:
     assert last.typed_search_attributes[SHOP] == "corner"
 
 
-async def test_one_run_can_be_asked_for_its_own_end(client: Client) -> None:
+async def test_the_end_of_one_run_of_a_chain_can_be_awaited(client: Client) -> None:
     async with worker(client, CountsDown) as queue:
         handle = await client.start_workflow(CountsDown.run, 1, id=new("counts"), task_queue=queue)
         with pytest.raises(WorkflowContinuedAsNewError) as continued:

@@ -154,7 +154,7 @@ async def test_a_childs_failure_is_its_parents(client: Client) -> None:
     assert error.cause.type == "ChildsFault"
 
 
-async def test_a_child_that_is_terminated_tells_its_parent(client: Client) -> None:
+async def test_the_parent_is_notified_of_a_terminated_child(client: Client) -> None:
     async with worker(client, Parent, Child) as queue:
         child = new("child")
         handle = await client.start_workflow(Parent.run, args=[child, "wait"], id=new("parent"), task_queue=queue)
@@ -212,7 +212,7 @@ CANCELLATIONS = [
 
 
 @pytest.mark.parametrize(("cancellation", "expected"), CANCELLATIONS)
-async def test_a_child_is_cancelled_as_its_type_says(
+async def test_a_child_is_cancelled_by_its_cancellation_type(
     client: Client, cancellation: workflow.ChildWorkflowCancellationType, expected: WorkflowExecutionStatus
 ) -> None:
     async with worker(client, Cancels, Child) as queue:
@@ -246,7 +246,7 @@ async def test_a_child_whose_id_is_in_use_does_not_start(client: Client) -> None
         await taken.terminate()
 
 
-async def test_a_childs_reuse_policy_looks_at_closed_runs(client: Client) -> None:
+async def test_a_childs_reuse_policy_considers_closed_runs(client: Client) -> None:
     async with worker(client, Finds, Child) as queue:
         child = new("child")
         await client.execute_workflow(Child.run, "first", id=child, task_queue=queue)
@@ -273,7 +273,7 @@ async def test_a_workflow_cancels_another(client: Client) -> None:
 
 
 @pytest.mark.parametrize("what", ["hello", "cancel"])
-async def test_nobody_can_be_signalled_or_cancelled(client: Client, what: str) -> None:
+async def test_signals_and_cancels_of_unknown_workflows_fail(client: Client, what: str) -> None:
     async with worker(client, Sends) as queue:
         args = [new("nobody"), what]
         result = await client.execute_workflow(Sends.run, args=args, id=new("sends"), task_queue=queue)

@@ -228,7 +228,7 @@ async def told(client: Client, queue: str, *texts: str) -> str:
 
 
 @on_every_store
-async def test_a_reset_run_hears_its_signals_again(client: Client) -> None:
+async def test_a_reset_run_gets_its_signals_again(client: Client) -> None:
     async with worker(client, Collects) as queue:
         workflow_id = await told(client, queue, "a", "b", "c")
         before = client.get_workflow_handle(workflow_id)

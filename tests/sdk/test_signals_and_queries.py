@@ -165,7 +165,7 @@ QUERY_FAILURES: list[tuple[str, list[Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "args", "said"), QUERY_FAILURES, ids=["its handler fails", "it has no handler"])
-async def test_a_query_that_fails_says_why(client: Client, name: str, args: list[Any], said: str) -> None:
+async def test_a_failed_query_has_a_reason(client: Client, name: str, args: list[Any], said: str) -> None:
     async with worker(client, Ledger) as queue:
         handle = await client.start_workflow(Ledger.run, id=new("ledger"), task_queue=queue)
         with pytest.raises(WorkflowQueryFailedError, match=said):

@@ -108,7 +108,7 @@ REUSE = [
 @pytest.mark.parametrize(
     ("policy", "ended", "may"), REUSE, ids=[f"{policy.name}-{ended}" for policy, ended, _ in REUSE]
 )
-async def test_a_reuse_policy_looks_at_the_last_end(
+async def test_a_reuse_policy_considers_the_last_end(
     client: Client, policy: WorkflowIDReusePolicy, ended: str, may: bool
 ) -> None:
     async with worker(client, Echo) as queue:
@@ -154,7 +154,7 @@ async def test_a_description_shows_the_static_metadata(client: Client) -> None:
     await handle.terminate()
 
 
-async def test_current_details_are_asked_for_by_query(client: Client) -> None:
+async def test_current_details_are_queried(client: Client) -> None:
     async with worker(client, Speaks) as queue:
         handle = await client.start_workflow(Speaks.run, id=new("speaks"), task_queue=queue)
         await event_of(handle, "TIMER_STARTED")
@@ -218,7 +218,7 @@ async def test_a_namespace_that_is_not_there_is_not_found(client: Client) -> Non
     assert refused.value.status is RPCStatusCode.NOT_FOUND
 
 
-async def test_nobody_is_described_as_not_found(client: Client) -> None:
+async def test_an_unknown_workflow_is_not_found(client: Client) -> None:
     with pytest.raises(RPCError) as refused:
         await client.get_workflow_handle(new("nobody")).describe()
     assert refused.value.status is RPCStatusCode.NOT_FOUND

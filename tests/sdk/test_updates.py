@@ -123,7 +123,7 @@ async def test_an_accepted_update_leaves_two_events(client: Client) -> None:
         await handle.terminate()
 
 
-async def test_a_failed_update_tells_its_failure_and_the_run_goes_on(client: Client) -> None:
+async def test_a_failed_update_returns_its_failure_and_the_run_goes_on(client: Client) -> None:
     async with worker(client, Cart) as queue:
         handle = await cart(client, queue)
         with pytest.raises(WorkflowUpdateFailedError) as failed:

@@ -178,7 +178,7 @@ async def test_two_workers_share_a_queue(client: Client, address: str) -> None:
     assert by == {"one", "other"}
 
 
-async def test_a_bug_fails_the_workflow_task_until_it_is_mended(client: Client) -> None:
+async def test_a_bug_fails_the_workflow_task_until_it_is_fixed(client: Client) -> None:
     async with worker(client, Mends) as queue:
         name = new("mends")
         BROKEN.add(name)
@@ -196,7 +196,7 @@ async def test_a_bug_of_a_known_kind_fails_the_workflow(client: Client) -> None:
         assert (await cause_of(run, ApplicationError)).type == "RuntimeError"
 
 
-async def test_a_workflow_that_no_worker_knows_waits(client: Client) -> None:
+async def test_a_workflow_of_an_unregistered_type_waits(client: Client) -> None:
     async with worker(client, Mends) as queue:
         handle = await client.start_workflow("Unknown", id=new("unknown"), task_queue=queue)
         failed = (await event_of(handle, "WORKFLOW_TASK_FAILED")).workflow_task_failed_event_attributes

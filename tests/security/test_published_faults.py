@@ -105,7 +105,7 @@ def _namespaces(message: Any, path: str, seen: frozenset[str]) -> set[str]:
     return {each for each in found if not any(part in each for part in _ONLY_SHOWN)}
 
 
-def test_every_inner_namespace_of_the_api_is_known() -> None:
+def test_every_inner_namespace_of_the_api_is_listed() -> None:
     """Generated from the descriptors: a request that can name a second namespace fails here until that is looked at."""
     found: set[str] = set()
     for spec in SPECS.values():
@@ -113,7 +113,7 @@ def test_every_inner_namespace_of_the_api_is_known() -> None:
     assert found == set(INNER_NAMESPACES)
 
 
-async def test_a_look_for_tasks_looks_in_its_own_namespace(place: Town) -> None:
+async def test_a_probe_counts_tasks_of_its_own_namespace(place: Town) -> None:
     """Whatever the polls that it is put together of say."""
     await place.start("victim")
     polls: dict[str, Any] = {"workflow_polls": [{"namespace": "victim", "task_queue": QUEUE, "identity": "w"}]}
@@ -214,7 +214,7 @@ async def test_cve_2026_5724_no_stream_of_the_api_is_served(place: Town) -> None
         "whistlestop.internal.v1.History/RecordNexusTaskStarted",
     ],
 )
-async def test_services_behind_the_api_are_not_reached_by_its_door(place: Town, name: str) -> None:
+async def test_internal_services_are_not_served_by_the_public_endpoints(place: Town, name: str) -> None:
     assert name not in place.frontend.registry
     with pytest.raises(ServiceError, match="unknown method"):
         await place.frontend.call(name, TaskToken(), CallContext())
@@ -317,7 +317,7 @@ async def test_a_callback_token_that_was_altered_is_none(place: Town, namespace:
     assert await _ended(place)
 
 
-async def test_a_callback_is_heard_once(place: Town) -> None:
+async def test_a_callback_takes_effect_once(place: Town) -> None:
     header = await _started(place)
     assert await _called_back(place, "bank", header) == ""
     assert (await _called_back(place, "bank", header)).endswith("operation not found")

@@ -212,7 +212,7 @@ async def test_an_endpoint_is_not_led_there(place: Town) -> None:
     assert REFUSED in refusal
 
 
-async def test_a_look_counts_as_a_poll_that_is_refused(place: Town) -> None:
+async def test_a_probe_of_a_reserved_queue_counts_as_a_refused_poll(place: Town) -> None:
     """So that the poll is sent and hears why; it tells nothing of what waits there, and nobody counts as a poller."""
     reply = await place.call("LookForTasks", "victim", workflow_polls=[{"task_queue": {"name": OWN}, "identity": "x"}])
     assert list(reply.workflow_tasks) == [1]
@@ -240,7 +240,7 @@ async def test_a_request_over_http_does_not_go_there(place: Town) -> None:
         {"namespace": "bank"},
     ],
 )
-def test_what_a_workflow_asks_of_the_server_is_held_to_the_same(fields: dict[str, Any]) -> None:
+def test_requests_through_the_system_endpoint_have_the_same_rules(fields: dict[str, Any]) -> None:
     """The endpoint `__temporal_system` carries a request of the API, with the rights of the server."""
     wanted: dict[str, Any] = {
         "namespace": "victim", "workflow_id": "x", "signal_name": "s", "workflow_type": {"name": "T"},
@@ -256,7 +256,7 @@ def test_what_a_workflow_asks_of_the_server_is_held_to_the_same(fields: dict[str
     assert refused.value.code.name == "INVALID_ARGUMENT"
 
 
-def test_which_names_are_the_servers() -> None:
+def test_names_reserved_by_the_server() -> None:
     """As Temporal has it: not every name that begins with temporal-sys-."""
     assert [
         name
@@ -319,7 +319,7 @@ def _paths(message: Any, path: str, seen: frozenset[str]) -> set[str]:
     return found
 
 
-def test_who_has_the_server_reach_an_address_is_known() -> None:
+def test_rpcs_that_make_the_server_call_an_address_are_listed() -> None:
     """Endpoints are an admin's; callbacks go where the operator's list allows (`callback_allowed_addresses`)."""
     for method, spec in SPECS.items():
         for path in _paths(spec.request_type.DESCRIPTOR, method, frozenset()):

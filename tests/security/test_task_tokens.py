@@ -277,7 +277,7 @@ async def test_a_token_of_an_earlier_attempt_is_refused(place: Town, method: str
 
 
 @pytest.mark.parametrize(("method", "kind"), ATTEMPTED)
-async def test_a_token_that_knows_all_but_the_nonce_is_refused(place: Town, method: str, kind: str) -> None:
+async def test_a_made_up_token_without_the_nonce_is_refused(place: Town, method: str, kind: str) -> None:
     """A worker of the same namespace can know the rest of it from histories and descriptions."""
     handed = await KINDS[kind](place)
     before = await place.stored()

@@ -177,7 +177,7 @@ def test_every_field_is_listed(kind: Any) -> None:
     assert {field.name for field in kind.DESCRIPTOR.fields} == set(TABLES[kind])
 
 
-async def test_what_is_told_as_installed(p: Puppet) -> None:
+async def test_default_capabilities(p: Puppet) -> None:
     system, namespace, limits = await _told(p)
     assert system == {name: told.value for name, told in SYSTEM.items()}
     assert namespace == {name: told.value for name, told in NAMESPACE.items()}
@@ -186,22 +186,22 @@ async def test_what_is_told_as_installed(p: Puppet) -> None:
 
 
 @pytest.mark.parametrize("name", SYSTEM)
-async def test_of_the_server(p: Puppet, name: str) -> None:
+async def test_system_capabilities_have_their_effect(p: Puppet, name: str) -> None:
     await SYSTEM[name].use(p)
 
 
 @pytest.mark.parametrize("name", NAMESPACE)
-async def test_of_a_namespace(p: Puppet, name: str) -> None:
+async def test_namespace_capabilities_have_their_effect(p: Puppet, name: str) -> None:
     await NAMESPACE[name].use(p)
 
 
 @pytest.mark.parametrize("name", LIMITS)
-async def test_of_limits(p: Puppet, name: str) -> None:
+async def test_limits_have_their_effect(p: Puppet, name: str) -> None:
     await LIMITS[name][1](p)
 
 
 @pytest.mark.parametrize("server", ["otherwise"], indirect=True)
-async def test_what_is_told_as_configured(p: Puppet) -> None:
+async def test_configured_capabilities(p: Puppet) -> None:
     _, namespace, _ = await _told(p)
     assert namespace == {
         name: told.value != bool(told.setting and name not in ALONE) for name, told in NAMESPACE.items()
@@ -210,14 +210,14 @@ async def test_what_is_told_as_configured(p: Puppet) -> None:
 
 @pytest.mark.parametrize("server", ["otherwise"], indirect=True)
 @pytest.mark.parametrize("name", [name for name in SWITCHED if name not in ALONE])
-async def test_of_a_namespace_as_configured(p: Puppet, name: str) -> None:
+async def test_configured_namespace_capabilities_have_their_effect(p: Puppet, name: str) -> None:
     contrary = SWITCHED[name].contrary
     assert contrary is not None
     await contrary(p)
 
 
 @pytest.mark.parametrize("server", ["without_much"], indirect=True)
-async def test_what_is_told_without_the_larger_parts(p: Puppet) -> None:
+async def test_capabilities_without_the_larger_parts(p: Puppet) -> None:
     _, namespace, _ = await _told(p)
     assert {name for name, value in namespace.items() if value != NAMESPACE[name].value} == {
         "sync_update", "standalone_activities", "standalone_activity_start_delay",
@@ -228,12 +228,12 @@ async def test_what_is_told_without_the_larger_parts(p: Puppet) -> None:
 
 @pytest.mark.parametrize("server", ["without_much"], indirect=True)
 @pytest.mark.parametrize("use", [uses.no_updates, uses.no_activity_without_a_workflow, uses.no_schedules])
-async def test_without_the_larger_parts(p: Puppet, use: Use) -> None:
+async def test_capabilities_without_the_larger_parts_have_their_effect(p: Puppet, use: Use) -> None:
     await use(p)
 
 
 @pytest.mark.parity
-async def test_what_the_real_server_tells() -> None:
+async def test_capabilities_of_the_real_server() -> None:
     """Where ours differs, it is because more is on."""
     async with servers.real_server(plain=True) as address, grpc.aio.insecure_channel(address) as channel:
         system, namespace, limits = await _told(Puppet(channel))

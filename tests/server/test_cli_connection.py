@@ -60,7 +60,7 @@ def test_plain_on_loopback_by_default() -> None:
         ({"tls_ca_data": "pem"}, True),
     ],
 )
-def test_a_key_leaves_the_machine_encrypted_unless_told(given: dict[str, Any], encrypted: bool) -> None:
+def test_a_key_is_sent_over_tls_by_default(given: dict[str, Any], encrypted: bool) -> None:
     assert (connection(**given).tls is not None) == encrypted
 
 
@@ -98,7 +98,7 @@ def test_a_profile_of_the_configuration_file(tmp_path: Path) -> None:
         ({"profile": "nobody"}, "Profile 'nobody' not found"),
     ],
 )
-def test_what_does_not_go_together_is_refused(given: dict[str, Any], complaint: str) -> None:
+def test_conflicting_flags_are_refused(given: dict[str, Any], complaint: str) -> None:
     with pytest.raises(CommandError, match=complaint):
         connection(**given)
 

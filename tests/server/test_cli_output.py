@@ -137,7 +137,7 @@ def _failed() -> history_pb.HistoryEvent:
         (_failed, ["failure: Activity task failed", "caused by: BankDown: no\\x1b money"]),
     ],
 )
-def test_show_tells_how_it_ended(
+def test_show_prints_how_a_workflow_ended(
     closing: Callable[[], Any], lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     workflow_summary.print_execution(rr.DescribeWorkflowExecutionResponse(), [], closing())
@@ -145,7 +145,7 @@ def test_show_tells_how_it_ended(
     assert [line for line in printed if line in lines] == lines
 
 
-def test_show_tells_what_is_pending(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_what_is_pending(capsys: pytest.CaptureFixture[str]) -> None:
     described = rr.DescribeWorkflowExecutionResponse()
     activity = described.pending_activities.add(activity_id="7", attempt=3, maximum_attempts=5)
     activity.activity_type.name = "charge"

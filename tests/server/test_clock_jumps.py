@@ -203,9 +203,7 @@ AGES: dict[str, tuple[Callable[..., Awaitable[Callable[[], Awaitable[bool]]]], i
 
 @JUMPS
 @pytest.mark.parametrize("name", AGES)
-async def test_what_is_remembered_lasts_as_long_as_without_a_jump(
-    name: str, jump_s: float, store: Any, tmp_path: Path
-) -> None:
+async def test_caches_last_as_long_as_without_a_jump(name: str, jump_s: float, store: Any, tmp_path: Path) -> None:
     make, age_ns = AGES[name]
     clock = FakeClock()
     is_fresh = await make(clock, store, tmp_path)
@@ -235,7 +233,7 @@ async def test_a_token_expires_by_the_date_though_it_was_verified_lately() -> No
 
 
 @JUMPS
-async def test_a_loop_that_fails_pauses_for_as_long_as_it_says(jump_s: float) -> None:
+async def test_a_failing_loop_pauses_for_its_logged_time(jump_s: float) -> None:
     clock = FakeClock()
     loop, turns = Loop("timers", clock), 0
 
@@ -302,7 +300,7 @@ async def test_warnings_are_throttled_by_the_second_that_passes(
     assert [record.message for record in caplog.records] == ["one", "one", "three"]
 
 
-async def test_who_waits_for_a_date_notices_that_it_has_come() -> None:
+async def test_waits_for_a_date_end_after_a_jump_beyond_it() -> None:
     clock = FakeClock()
     waiting = asyncio.ensure_future(sleep_until(clock, clock.now_ns() + int(HOUR_S) * SECOND_NS))
     await clock.advance(1)
@@ -311,7 +309,7 @@ async def test_who_waits_for_a_date_notices_that_it_has_come() -> None:
     assert waiting.done()
 
 
-async def test_who_waits_for_a_date_waits_on_when_the_clock_was_set_back() -> None:
+async def test_waits_for_a_date_go_on_after_the_clock_was_set_back() -> None:
     clock = FakeClock()
     waiting = asyncio.ensure_future(sleep_until(clock, clock.now_ns() + 10 * SECOND_NS))
     await clock.advance(1)

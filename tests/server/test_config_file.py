@@ -75,7 +75,7 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
     assert (config.port, config.internal_port, config.store.database_url) == (7400, 7310, "postgresql://env/name")
 
 
-def test_all_that_is_wrong_is_said_at_once_and_no_secret(tmp_path: Path, started: list[ServerConfig]) -> None:
+def test_all_mistakes_are_reported_at_once_without_secrets(tmp_path: Path, started: list[ServerConfig]) -> None:
     text = (
         'port = 70000\ndatabase_url = "mysql://u:hidden@db"\nservices = ["worker"]\nprot = 1\nallow_anonymous = "yes"'
     )
@@ -130,7 +130,7 @@ def shown(*arguments: str, env: dict[str, str] | None = None) -> dict[str, list[
     return found
 
 
-def test_each_value_is_shown_with_its_source(tmp_path: Path) -> None:
+def test_each_value_is_printed_with_its_source(tmp_path: Path) -> None:
     """Secrets are not."""
     config, dynamic = tmp_path / "whistlestop.toml", tmp_path / "dynamic.yaml"
     dynamic.write_text(DYNAMIC)
@@ -154,7 +154,7 @@ def test_each_value_is_shown_with_its_source(tmp_path: Path) -> None:
     }
 
 
-def test_what_nobody_has_set_is_shown_with_its_default() -> None:
+def test_unset_values_are_printed_with_their_defaults() -> None:
     found = shown("--all", "--dynamic-config-value", "LIMIT.maxidlength=5")
     assert {each["source"] for each in found["flags"]} == {"default"}
     values = {each["key"]: (each["value"], each["source"]) for each in found["dynamic_config"]}

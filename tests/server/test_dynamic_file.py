@@ -78,7 +78,7 @@ def test_flags_go_before_the_file_in_all_namespaces(tmp_path: Path) -> None:
     assert dynamic.sources["orders", "history.longpollexpirationinterval"].endswith("dynamic.yaml")
 
 
-def test_of_values_with_the_same_constraints_the_first_is_taken() -> None:
+def test_the_first_of_values_with_equal_constraints_counts() -> None:
     assert parse("limit.maxIDLength: [{value: 1}, {value: 2}]", "f").values == {"limit.maxidlength": 1}
 
 
@@ -106,7 +106,7 @@ def test_a_file_may_say_nothing(text: str) -> None:
         ("a: &a [*a]", "a"),
     ],
 )
-def test_what_is_wrong_is_refused_with_the_file(tmp_path: Path, text: str, fault: str) -> None:
+def test_a_file_with_mistakes_is_refused(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(InvalidDynamicConfig) as refused:
         source_of(tmp_path, text).read()
     assert "dynamic.yaml" in str(refused.value)
@@ -132,9 +132,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
         ("limit.blobSize.error: [{value: 1, constraints: {namespace: n, taskType: Workflow}}]", "tasktype"),
     ],
 )
-def test_a_constraint_that_tells_nothing_apart_is_warned_of(
-    text: str, names: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_constraint_that_has_no_effect_is_warned_of(text: str, names: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert parse(text, "f") == DynamicConfig({})
     assert f"is not told apart by {names}: that value is passed over" in caplog.text
@@ -208,7 +206,7 @@ def test_a_file_that_can_t_be_read_changes_nothing(
     assert taken.values[0].values == {"limit.maxidlength": 7}
 
 
-def test_what_is_read_at_the_start_alone_keeps_its_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_read_only_at_the_start_keep_their_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     taken = Taken(tmp_path, 'frontend.httpAllowedHosts: [{value: ["a"]}]')
     taken.write('frontend.httpAllowedHosts: [{value: ["b"]}]\nlimit.maxIDLength: [{value: 7}]')
     assert taken.live.reload_if_changed()
@@ -217,7 +215,7 @@ def test_what_is_read_at_the_start_alone_keeps_its_value(tmp_path: Path, caplog:
     assert AT_THE_START <= HONOURED
 
 
-async def test_the_file_is_looked_at_now_and_then(tmp_path: Path) -> None:
+async def test_the_file_is_checked_from_time_to_time(tmp_path: Path) -> None:
     taken = Taken(tmp_path)
     task = asyncio.ensure_future(taken.live.run())
     await asyncio.sleep(0)

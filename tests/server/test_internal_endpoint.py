@@ -122,7 +122,7 @@ async def test_a_call_arrives_with_what_belongs_to_it(site: Site) -> None:
     assert abs(context.deadline_ns - deadline_ns) < SECOND_NS
 
 
-async def test_a_function_is_not_held_by_a_server(site: Site) -> None:
+async def test_a_server_does_not_make_a_function_wait(site: Site) -> None:
     """Its wait is billed, wherever it waits."""
     await site.client().call("StartWorkflowExecution", START, CallContext(can_long_poll=False))
     assert not site.services[0].seen[0][1].can_long_poll
@@ -135,7 +135,7 @@ async def test_errors_keep_their_details(site: Site) -> None:
     assert (error.code, error.message, error.details) == (expected.code, expected.message, expected.details)
 
 
-async def test_a_bug_over_there_is_an_internal_error_here(site: Site) -> None:
+async def test_an_exception_in_the_called_process_is_an_internal_error(site: Site) -> None:
     """And tells nothing of itself."""
     site.services[0].error = RuntimeError("a secret of the code")
     error = await refusal(site.client())
@@ -143,7 +143,7 @@ async def test_a_bug_over_there_is_an_internal_error_here(site: Site) -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "guessed"])
-async def test_who_does_not_know_the_secret_is_refused(site: Site, secret: str) -> None:
+async def test_a_caller_without_the_secret_is_refused(site: Site, secret: str) -> None:
     """Callers of the caller are told to try again: it is not them who are unknown."""
     error = await refusal(site.client(secret=secret))
     assert error.code is Code.UNAVAILABLE
@@ -170,7 +170,7 @@ async def test_two_secrets_are_taken_while_one_replaces_the_other(site: Site) ->
         ("0.0.0.0", "192.0.2.1", "192.0.2.1"), ("127.0.0.1", "0.0.0.0", "0.0.0.0"),
     ],
 )  # fmt: skip
-def test_metrics_are_for_strangers_only_where_somebody_says_so(ip: str, metrics_ip: str, expected: str) -> None:
+def test_metrics_are_public_only_on_a_configured_address(ip: str, metrics_ip: str, expected: str) -> None:
     """They ask nobody, so they stay on loopback unless their own address is named."""
     assert ServerConfig(ip=ip, metrics_ip=metrics_ip).metrics_address() == expected
 
@@ -194,7 +194,7 @@ def test_a_secret_and_its_successor_stand_in_lines() -> None:
         ServerConfig(internal_secret=" \n ")
 
 
-async def test_anything_else_is_not_found_and_health_is_for_all(site: Site) -> None:
+async def test_other_paths_are_not_found_and_health_is_public(site: Site) -> None:
     client = Http1Client(site.urls[0])
     assert (await client.post("/matching", credential([SECRET]), b"{}")).status == 404
     assert (await client.post("/healthz", {}, b"")).status == 200
@@ -235,12 +235,12 @@ async def test_a_drain_ends_what_waits_and_refuses_what_comes(site: Site) -> Non
     assert (await refusal(client)).code is Code.UNAVAILABLE
 
 
-async def test_nobody_there_is_unavailable(site: Site) -> None:
+async def test_a_missing_process_is_unavailable(site: Site) -> None:
     error = await refusal(site.client(closed_port()))
     assert (error.code, error.message) == (Code.UNAVAILABLE, "the history service can't be reached. Try again.")
 
 
-async def test_one_that_takes_no_connection_is_passed_over(site: Site) -> None:
+async def test_a_process_that_refuses_connections_is_skipped(site: Site) -> None:
     """For every workflow, whoever it belongs to."""
     client = site.client(closed_port(), site.urls[0])
     for n in range(8):
@@ -248,7 +248,7 @@ async def test_one_that_takes_no_connection_is_passed_over(site: Site) -> None:
     assert len(site.services[0].seen) == 8
 
 
-async def test_what_broke_off_is_not_sent_again(site: Site) -> None:
+async def test_an_interrupted_request_is_not_sent_again(site: Site) -> None:
     """Whether it was done is not known here."""
     asked = 0
 
@@ -278,7 +278,7 @@ async def test_a_workflow_has_the_same_process_in_whatever_order_they_are_listed
     assert set(owners) == {False, True}
 
 
-async def test_a_worker_that_shuts_down_tells_all(site: Site) -> None:
+async def test_a_worker_shutdown_is_sent_to_all_processes(site: Site) -> None:
     """Its polls may wait at any of them. One that is gone holds none."""
     await site.open()
     client = site.client(*site.urls, closed_port())
@@ -286,7 +286,7 @@ async def test_a_worker_that_shuts_down_tells_all(site: Site) -> None:
     assert [len(service.seen) for service in site.services] == [1, 1]
 
 
-def test_what_a_request_is_about() -> None:
+def test_routing_keys_of_requests() -> None:
     """Workflow ids before task queues; a queue's versions go where the queue goes."""
     poll = rr.PollActivityTaskQueueRequest()
     poll.task_queue.name = "/_sys/shop:1.0/orders"
@@ -317,13 +317,13 @@ def test_what_a_request_is_about() -> None:
         ({"roles": frozenset({Role.HISTORY}), "matching_urls": ("http://h:1",), "store": StoreConfig()}, "SQLite"),
     ],
 )
-def test_what_does_not_go_together_is_refused(settings: dict[str, Any], words: str) -> None:
+def test_conflicting_flags_are_refused(settings: dict[str, Any], words: str) -> None:
     """With the flag that is wrong or missing."""
     with pytest.raises(BadConfig, match=words):
         ServerConfig(**{"store": StoreConfig(database_url="postgresql://localhost/x"), **settings})
 
 
-def test_a_door_that_asks_for_nothing_is_for_loopback() -> None:
+def test_an_internal_endpoint_without_a_secret_needs_loopback() -> None:
     check_internal_address("127.0.0.1", ())
     check_internal_address("::1", ())
     check_internal_address("0.0.0.0", (SECRET,))

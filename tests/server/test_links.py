@@ -30,7 +30,7 @@ def _is_link(link: Any, p: Puppet, run_id: str, reason: str) -> bool:
     )  # fmt: skip
 
 
-async def test_an_answered_query_links_to_the_run_that_was_asked(p: Puppet) -> None:
+async def test_an_answered_query_links_to_the_queried_run(p: Puppet) -> None:
     run_id = await p.start()
     await p.step(c.timer())
     asked = p.begin("QueryWorkflow", execution=p.execution(), query={"query_type": "q"})

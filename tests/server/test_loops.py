@@ -211,7 +211,7 @@ async def _until(clock: FakeClock, is_so: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("name", BEGIN)
-async def test_it_survives_is_counted_and_shows(name: str, trouble: str) -> None:
+async def test_a_failing_loop_survives_is_counted_and_appears_in_health(name: str, trouble: str) -> None:
     clock = FakeClock()
     inner = await _memory()
     store = Failing(inner, FAILURES, TROUBLE[trouble])
@@ -238,7 +238,9 @@ async def test_it_survives_is_counted_and_shows(name: str, trouble: str) -> None
 
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("name", ["notifications received", "notifications sent"])
-async def test_hints_go_on_over_another_connection(monkeypatch: pytest.MonkeyPatch, name: str, trouble: str) -> None:
+async def test_notifications_go_on_over_another_connection(
+    monkeypatch: pytest.MonkeyPatch, name: str, trouble: str
+) -> None:
     """Whether it is the connection that fails, or what is done with it."""
     clock = FakeClock()
     attempts: list[str] = []

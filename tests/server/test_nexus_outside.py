@@ -109,7 +109,7 @@ async def events(client: Client, workflow_id: str) -> list[Any]:
     return [each for each in found if each.DESCRIPTOR.name.startswith("NexusOperation")]
 
 
-async def test_an_operation_elsewhere_ends_by_its_completion(
+async def test_an_external_operation_ends_by_its_completion(
     start_dev: Callable[..., Any], elsewhere: Elsewhere
 ) -> None:
     port = free_port()
@@ -143,7 +143,7 @@ async def test_an_operation_elsewhere_ends_by_its_completion(
     assert server.end() == 0
 
 
-async def test_a_completion_callback_is_tried_until_it_is_heard(
+async def test_a_completion_callback_is_retried_until_it_is_accepted(
     start_dev: Callable[..., Any], elsewhere: Elsewhere
 ) -> None:
     allowed = 'callback.allowedAddresses=[{"Pattern":"*","AllowInsecure":true}]'

@@ -72,7 +72,7 @@ async def test_a_backup_follows_no_link_and_replaces_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "elsewhere").exists()
 
 
-async def test_a_file_that_others_can_read_keeps_its_mode_and_that_is_said(
+async def test_a_file_that_others_can_read_keeps_its_mode_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "old.db"
@@ -141,7 +141,7 @@ async def test_a_backup_of_postgres(tmp_path: Path) -> None:
     assert modes(tmp_path) == {"copy.sql": 0o600}
 
 
-def test_secrets_that_others_can_read_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_that_others_can_read_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from whistlestop.frontend.auth.config import _text
     from whistlestop.server.cli.starting import _secret
 

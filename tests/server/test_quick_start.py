@@ -152,7 +152,7 @@ def test_the_environment_is_read_as_typer_reads_it(
         "workflow list",
     ],
 )
-def test_what_is_not_plain_is_left_to_typer(arguments: str) -> None:
+def test_other_command_lines_are_left_to_typer(arguments: str) -> None:
     assert quick_start.plain(arguments.split(), {}) is None
 
 

@@ -96,7 +96,7 @@ async def test_a_child_whose_chain_ended_after_its_parent(p: Puppet) -> None:
     await p.has_event("child_workflow_execution_completed")
 
 
-async def test_a_child_that_ended_is_told_although_nothing_is_applied_again(p: Puppet) -> None:
+async def test_the_end_of_a_child_is_reported_after_a_reset_without_reapplied_events(p: Puppet) -> None:
     _, point = await _with_child(p)
     await _child_ends(p)
     await p.has_event("child_workflow_execution_completed")
@@ -130,7 +130,7 @@ async def test_the_end_of_a_child_that_was_replaced_is_not_taken_for_the_new_one
     assert "child_workflow_execution_terminated_event_attributes" not in kinds
 
 
-async def test_others_are_asked_once(p: Puppet) -> None:
+async def test_external_requests_are_sent_once(p: Puppet) -> None:
     """A signal that was on its way at that point is sent again under its request id: the target takes it once."""
     await p.start(p.id("target"), task_queue={"name": p.id("elsewhere")})
     await p.start()

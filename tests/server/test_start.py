@@ -118,7 +118,9 @@ def _get(url: str, context: ssl.SSLContext) -> bytes:
         (["--database-url", "postgresql://localhost/x", "--db-filename", "x.db"], 2, ["exclude"]),
     ],
 )
-def test_what_can_not_be_served_is_one_line(run_command: Launch, flags: list[str], code: int, words: list[str]) -> None:
+def test_a_configuration_that_cannot_be_served_is_one_line(
+    run_command: Launch, flags: list[str], code: int, words: list[str]
+) -> None:
     """It names the flag and what to do."""
     done = run_command("server", "start", "--port", "0", "--log-level", "never", *flags)
     assert done.returncode == code, done.stderr
@@ -135,7 +137,7 @@ def test_an_unreachable_database_is_one_line(run_command: Launch) -> None:
     assert "hidden-word" not in done.stderr + done.stdout
 
 
-async def test_roles_decide_about_doors(launch: Launch) -> None:
+async def test_roles_determine_the_endpoints(launch: Launch) -> None:
     """A process of history alone opens no gRPC door, and is a member all the same."""
     server = launch("server", "start", "--services", "history", "--db-filename", "h.db").until_ready()
     assert not [line for line in server.stdout if line.startswith("gRPC:")]

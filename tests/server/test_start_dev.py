@@ -52,7 +52,7 @@ async def start(client: Client, workflow_id: str) -> str:
     return (await client.workflow_service.start_workflow_execution(start_request(workflow_id))).run_id
 
 
-async def test_says_where_it_serves_and_that_state_is_in_memory(start_dev: Launch) -> None:
+async def test_prints_where_it_serves_and_that_state_is_in_memory(start_dev: Launch) -> None:
     """Ports are printed; without a file it says that state goes with the process, and how to keep it."""
     server = start_dev()
     await server.client()
@@ -63,7 +63,7 @@ async def test_says_where_it_serves_and_that_state_is_in_memory(start_dev: Launc
     assert server.stderr == []
 
 
-def test_says_that_no_web_ui_is_shipped(launch: Launch) -> None:
+def test_prints_that_no_web_ui_is_shipped(launch: Launch) -> None:
     """One line unless --headless, so that nobody looks for it."""
     server = launch("server", "start-dev", "--port", "0", "--ui-port", "0").until_ready()
     assert server.end() == 0

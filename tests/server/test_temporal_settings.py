@@ -96,7 +96,7 @@ def test_the_page_is_up_to_date() -> None:
         ("a.b=1", [f"dynamic configuration key a.b {UNKNOWN}"]),
     ],
 )
-def test_what_changes_nothing_is_warned_of(given: str, warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_without_an_effect_are_warned_of(given: str, warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         DynamicConfig.parse([given]).warn()
     assert [record.getMessage() for record in caplog.records] == warned

@@ -218,7 +218,7 @@ def update_events(*, accepted: bool, outcome: update_pb.Outcome | None = None) -
     return [*events, last]
 
 
-def test_an_update_is_what_its_caller_was_told() -> None:
+def test_the_outcome_of_an_update_matches_the_callers_answer() -> None:
     good, other, failed = update_pb.Outcome(), update_pb.Outcome(), update_pb.Outcome()
     good.success.payloads.add(data=b"good")
     other.success.payloads.add(data=b"other")

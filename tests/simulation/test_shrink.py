@@ -29,7 +29,7 @@ def test_a_failing_seed_shrinks_and_prints_as_a_test(monkeypatch: pytest.MonkeyP
         names["test_seed_3"]()
 
 
-def test_a_simulation_that_waits_for_ever_is_told() -> None:
+def test_a_simulation_that_waits_for_ever_is_reported() -> None:
     loop = SimulatedLoop()
     with pytest.raises(Stuck, match="nothing is to come"):
         simulate(_wait(loop), loop)

@@ -50,7 +50,7 @@ STATES: dict[str, type[StorageError]] = {
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_every_sqlstate_says_whether_trying_again_helps(state: str) -> None:
+def test_every_sqlstate_is_classified_as_transient_or_not(state: str) -> None:
     error = errors.lookup(state)("raw words: SELECT secret")
     assert error.sqlstate == state
     translated = postgres_translate(error)
@@ -116,7 +116,7 @@ def test_errors_of_sqlite(error: Exception, expected: type[StorageError]) -> Non
         (VersionConflict(run_key()), Code.UNAVAILABLE),
     ],
 )
-def test_what_a_caller_gets(error: StorageError, code: Code) -> None:
+def test_errors_that_callers_get(error: StorageError, code: Code) -> None:
     assert service_error(error).code is code
 
 

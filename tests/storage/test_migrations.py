@@ -32,7 +32,7 @@ SCHEMAS = pytest.mark.parametrize("schema", [sqlite_schema, postgres_schema], id
 
 
 @SCHEMAS
-def test_a_migration_is_additive_or_says_that_it_is_a_contract(schema: ModuleType) -> None:
+def test_a_migration_is_additive_or_marked_as_a_contract(schema: ModuleType) -> None:
     """What the code of the release before could stumble over is not additive."""
     for migration in schema.migrations()[BASELINE:]:
         if migration.is_contract:
@@ -114,7 +114,7 @@ async def test_a_lower_number_that_comes_later_is_applied(opened: Any) -> None:
     await store.close()
 
 
-async def test_a_contract_waits_until_it_is_asked_for(opened: Any) -> None:
+async def test_a_contract_is_applied_only_on_request(opened: Any) -> None:
     """A server that starts leaves it alone."""
     store = await opened(ADDITIVE, CONTRACT)
     assert CONTRACT.name not in await store.migrate()
@@ -124,7 +124,7 @@ async def test_a_contract_waits_until_it_is_asked_for(opened: Any) -> None:
     await store.close()
 
 
-async def test_after_a_contract_a_release_serves_that_knows_what_it_names(opened: Any) -> None:
+async def test_a_release_with_the_named_migration_serves_after_a_contract(opened: Any) -> None:
     """The release before the contract goes on and restarts; one older than that is refused."""
     store = await opened(ADDITIVE, CONTRACT)
     await store.migrate(contract=True)
@@ -170,7 +170,7 @@ async def test_a_file_of_release_0_1_0_is_taken_over(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_migration_does_not_make_everybody_wait_behind_a_long_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_migration_does_not_block_others_behind_a_long_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody reads the table for long, it comes again and again, and others get on in between."""
     monkeypatch.setattr(postgres_schema, "LOCK_MS", 50)
     monkeypatch.setattr(postgres_schema, "LOCK_ATTEMPTS", 1000)

@@ -64,7 +64,7 @@ async def test_an_address_that_does_not_answer_can_not_be_opened(address: str) -
     assert "\n" not in str(caught.value)
 
 
-async def test_a_fresh_database_says_that_it_must_be_migrated(url: str) -> None:
+async def test_a_fresh_database_is_refused_until_it_is_migrated(url: str) -> None:
     store = PostgresStore(url)
     await store.open()
     assert (await store.schema_status()).version == 0
@@ -82,7 +82,7 @@ async def test_a_newer_schema_is_refused(url: str) -> None:
         await PostgresStore(url).open()
 
 
-async def test_those_who_migrate_at_once_do_it_once(url: str) -> None:
+async def test_concurrent_migrations_are_applied_once(url: str) -> None:
     stores = [PostgresStore(url) for _ in range(4)]
     for store in stores:
         await store.open()
@@ -102,7 +102,7 @@ async def test_commits_that_are_ready_share_a_transaction(url: str) -> None:
     await store.close()
 
 
-async def test_of_two_stores_that_race_one_wins_each_version(url: str) -> None:
+async def test_exactly_one_of_two_racing_stores_wins_each_version(url: str) -> None:
     stores = [await _opened(url) for _ in range(2)]
     keys = [run_key(f"run-{n}", f"order-{n}") for n in range(20)]
     await asyncio.gather(*(commit(stores[0], start(key)) for key in keys))
@@ -117,7 +117,7 @@ async def test_of_two_stores_that_race_one_wins_each_version(url: str) -> None:
         await store.close()
 
 
-async def test_of_two_stores_that_start_one_workflow_id_one_wins(url: str) -> None:
+async def test_exactly_one_of_two_stores_starts_a_workflow_id(url: str) -> None:
     stores = [await _opened(url) for _ in range(2)]
     results = await asyncio.gather(
         *(
@@ -154,7 +154,7 @@ async def test_two_run_transitions_that_race_are_each_whole(url: str) -> None:
         await store.close()
 
 
-async def test_it_goes_on_after_connections_were_cut(url: str) -> None:
+async def test_a_store_recovers_from_cut_connections(url: str) -> None:
     store = await _opened(url)
     await commit(store, start())
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as other:

@@ -51,21 +51,23 @@ def _soon() -> int:
     return SystemClock().steady_ns() + 5 * SECOND_NS
 
 
-async def test_a_hint_within_the_process_needs_no_database() -> None:
+async def test_a_notification_within_the_process_needs_no_database() -> None:
     notifier = PostgresNotifier("postgresql://127.0.0.1:1/nothing", SystemClock())
     with notifier.subscribe("x/1") as subscription:
         notifier.publish(["x/1"])
         assert await subscription.wait(_soon())
 
 
-async def test_a_hint_reaches_another_process(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
+async def test_a_notification_reaches_another_process(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
     one, other, _ = pair
     with other.subscribe("x/1", "x/2") as subscription:
         one.publish(["x/2"])
         assert await subscription.wait(_soon())
 
 
-async def test_a_hint_on_another_topic_wakes_nobody(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
+async def test_a_notification_on_another_topic_wakes_no_waiter(
+    pair: tuple[PostgresNotifier, PostgresNotifier, str],
+) -> None:
     one, other, _ = pair
     with other.subscribe("x/1") as silent, other.subscribe("x/9") as last:
         one.publish(["x/2"])
@@ -74,7 +76,7 @@ async def test_a_hint_on_another_topic_wakes_nobody(pair: tuple[PostgresNotifier
         assert not await silent.wait(0)
 
 
-async def test_who_waits_is_woken_when_hints_may_be_lost() -> None:
+async def test_waiters_wake_when_notifications_may_be_lost() -> None:
     notifier = PostgresNotifier("postgresql://nowhere.invalid/none", SystemClock())
     with notifier.subscribe("a") as mine, notifier.subscribe("b") as other:
         notifier.wake_all()
@@ -83,7 +85,7 @@ async def test_who_waits_is_woken_when_hints_may_be_lost() -> None:
         assert await other.wait(0)
 
 
-async def test_many_hints_all_arrive(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
+async def test_many_notifications_all_arrive(pair: tuple[PostgresNotifier, PostgresNotifier, str]) -> None:
     one, other, _ = pair
     subscriptions = [other.subscribe(f"topic {n} of a rather long name") for n in range(2000)]
     for subscription in subscriptions:
@@ -92,7 +94,7 @@ async def test_many_hints_all_arrive(pair: tuple[PostgresNotifier, PostgresNotif
     assert all(await asyncio.gather(*(subscription.wait(_soon()) for subscription in subscriptions)))
 
 
-async def test_after_a_broken_connection_everybody_is_woken_and_hints_arrive_again(
+async def test_all_waiters_wake_after_a_broken_connection_and_notifications_arrive_again(
     pair: tuple[PostgresNotifier, PostgresNotifier, str],
 ) -> None:
     one, other, url = pair
@@ -120,7 +122,7 @@ def test_payloads_are_short_and_hold_every_digest() -> None:
     assert payloads("me", []) == []
 
 
-async def test_servers_hear_of_what_a_function_commits() -> None:
+async def test_servers_are_notified_of_commits_of_functions() -> None:
     """By the statement of the commit itself, of its run, its tasks and its answers, and of a query's task."""
     async with postgres.migrated_database() as url:
         notifier = PostgresNotifier(url, SystemClock())
@@ -160,7 +162,7 @@ async def test_servers_hear_of_what_a_function_commits() -> None:
         await notifier.close()
 
 
-async def test_a_commit_with_hints_is_one_statement() -> None:
+async def test_a_commit_with_notifications_is_one_statement() -> None:
     async with postgres.migrated_database() as url:
         store = PostgresStore(url, pool_size=1, prepare=False)
         await store.open()

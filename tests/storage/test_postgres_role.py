@@ -53,7 +53,7 @@ async def tables(url: str) -> set[tuple[str, str]]:
         return {(str(schema), str(owner)) for schema, owner in await found.fetchall()}
 
 
-async def test_it_serves_from_its_own_schema(admin: str) -> None:
+async def test_a_restricted_role_serves_from_its_own_schema(admin: str) -> None:
     """Migrated as the role by an administrator, or by the role itself: the tables are its own."""
     name = name_of(admin)
     await create_role(admin, name)
@@ -74,7 +74,7 @@ async def test_it_serves_from_its_own_schema(admin: str) -> None:
         "SELECT rolpassword FROM pg_authid", "SET ROLE pg_read_all_data", "ALTER SYSTEM SET log_statement = 'all'",
     ],
 )  # fmt: skip
-async def test_it_reaches_nothing_else(admin: str, statement: str) -> None:
+async def test_a_restricted_role_reaches_nothing_else(admin: str, statement: str) -> None:
     name = name_of(admin)
     await create_role(admin, name)
     async with await psycopg.AsyncConnection.connect(admin, autocommit=True) as connection:

@@ -82,7 +82,7 @@ async def opened(host: str, port: int, root: Path) -> str:
     return str(refused.value)
 
 
-async def test_the_database_that_is_meant_hears_the_user(
+async def test_only_the_verified_database_gets_the_user_name(
     authorities: dict[str, Authority], made: list[Pretender]
 ) -> None:
     made.append(Pretender(authorities["ours"]))
@@ -92,20 +92,22 @@ async def test_the_database_that_is_meant_hears_the_user(
     assert b"user\0app\0" in made[0].heard[0]
 
 
-async def test_another_authority_hears_nothing(authorities: dict[str, Authority], made: list[Pretender]) -> None:
+async def test_a_server_of_another_authority_gets_nothing(
+    authorities: dict[str, Authority], made: list[Pretender]
+) -> None:
     made.append(Pretender(authorities["theirs"]))
     assert "SSL error: " in await opened("db.example", made[0].port, authorities["ours"].path)
     assert b"app" not in b"".join(made[0].heard)
 
 
-async def test_another_name_hears_nothing(authorities: dict[str, Authority], made: list[Pretender]) -> None:
+async def test_a_server_of_another_name_gets_nothing(authorities: dict[str, Authority], made: list[Pretender]) -> None:
     made.append(Pretender(authorities["ours"]))
     said = await opened("db.example", made[0].port, authorities["ours"].path)
     assert 'does not match host name "db.example"' in said
     assert b"app" not in b"".join(made[0].heard)
 
 
-async def test_who_speaks_no_tls_hears_nothing(authorities: dict[str, Authority], made: list[Pretender]) -> None:
+async def test_a_server_without_tls_gets_nothing(authorities: dict[str, Authority], made: list[Pretender]) -> None:
     made.append(Pretender(authorities["ours"], tls=False))
     said = await opened("db.example", made[0].port, authorities["ours"].path)
     assert "does not support SSL" in said

@@ -27,7 +27,7 @@ async def _opened(path: Path, **pragmas: str) -> SqliteStore:
     return store
 
 
-async def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_written_data_survives_a_restart(tmp_path: Path) -> None:
     store = await _opened(tmp_path / "store.db")
     await commit(store, start())
     await store.close()
@@ -37,7 +37,7 @@ async def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None
     await again.close()
 
 
-async def test_a_fresh_database_says_that_it_must_be_migrated(tmp_path: Path) -> None:
+async def test_a_fresh_database_is_refused_until_it_is_migrated(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "store.db"))
     await store.open()
     assert (await store.schema_status()).version == 0
@@ -58,7 +58,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"This is a letter, not a database. " * 50])
-async def test_what_is_no_database_can_not_be_opened(tmp_path: Path, content: bytes | None) -> None:
+async def test_a_file_that_is_no_database_cannot_be_opened(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "store.db"
     if content is None:
         path.mkdir()
@@ -126,7 +126,7 @@ async def test_a_commit_that_began_ends_before_its_caller_is_cancelled(tmp_path:
     await store.close()
 
 
-async def test_a_commit_that_fails_says_so_to_a_caller_that_is_cancelled(tmp_path: Path) -> None:
+async def test_a_cancelled_caller_gets_the_error_of_its_commit(tmp_path: Path) -> None:
     store = await _opened(tmp_path / "store.db")
     await commit(store, start())
     told: list[type[Exception]] = []
@@ -171,7 +171,7 @@ async def test_a_waiter_that_goes_away_stops_nobody(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_closing_finishes_what_was_taken_on(tmp_path: Path) -> None:
+async def test_closing_finishes_accepted_writes(tmp_path: Path) -> None:
     store = await _opened(tmp_path / "store.db")
     pending = asyncio.ensure_future(commit(store, start()))
     await asyncio.sleep(0)

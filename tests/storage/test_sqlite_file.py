@@ -104,7 +104,7 @@ async def test_a_copy_without_its_wal_is_refused(tmp_path: Path) -> None:
     assert await runs(tmp_path / "store.db") == 3
 
 
-def test_a_file_whose_last_user_leaves_while_it_is_looked_at_is_taken(
+def test_a_file_closed_by_its_last_user_during_the_check_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its header still says that it needs its WAL, and the WAL is gone: another process has closed it in between."""
@@ -201,9 +201,7 @@ async def test_the_tables_are_in_the_file_itself_once_it_is_migrated(tmp_path: P
         assert (tmp_path / "store.db").stat().st_size > 100_000
 
 
-async def test_what_was_written_gets_into_the_file_itself_before_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_written_data_is_checkpointed_into_the_file_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_S", 0.05)
     async with opened(tmp_path / "store.db") as store:
         await _write(store, 1, 2)

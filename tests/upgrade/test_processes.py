@@ -120,7 +120,7 @@ async def test_whole_servers_one_after_the_other(cluster: Cluster, old_release: 
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-async def test_why_additive_migrations_are_remembered_elsewhere(old_release: Release) -> None:
+async def test_release_0_1_0_refuses_unknown_schema_versions(old_release: Release) -> None:
     """Release 0.1.0 refuses what it does not know in schema_version, and reads nothing else."""
     async with postgres.migrated_database() as url:
 

@@ -226,7 +226,7 @@ async def test_a_token_of_one_release_is_taken_by_the_other(two: Two) -> None:
                 raise AssertionError(f"{kind.__name__} from {giver} to {taker}: {error.status.name} {error}") from error
 
 
-async def test_what_this_release_handed_out_takes_its_nonce_all_the_while(two: Two) -> None:
+async def test_tokens_of_this_release_need_their_nonce_during_an_upgrade(two: Two) -> None:
     """An upgrade under way opens nothing: a token without a nonce is accepted where 0.1.0 handed the attempt out."""
     name = two.fresh()
     await two.start(name)

@@ -185,7 +185,7 @@ def test_duration(text: str, duration_ns: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "2020-13-01T00:00:00Z", "2020-01-01 00:00:00Z", "2020-01-01T00:00:00"])
-def test_what_is_not_a_time_is_refused(text: str) -> None:
+def test_values_that_are_no_time_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_rfc3339_us(text)
 

@@ -229,7 +229,7 @@ _FRAGMENTS = st.sampled_from(
 
 
 @given(st.lists(_FRAGMENTS, max_size=12).map(" ".join) | st.text(max_size=40))
-def test_whatever_is_written_is_served_or_refused(text: str) -> None:
+def test_every_filter_is_served_or_refused(text: str) -> None:
     with suppress(InvalidQuery):
         parse(text, CUSTOM)
 

@@ -132,7 +132,7 @@ async def test_details_are_unpadded_base64(peer: Peer, toy: Toy) -> None:
     assert (error.message, error.details) == ("gone", (details_pb.NotFoundFailure(),))
 
 
-async def test_a_bug_tells_nothing_to_the_caller(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_error_reveals_nothing_to_the_caller(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
     """But the log."""
     assert (await peer.answer(peer.call("/toy/Bug"))).status == ("13", "internal error")
     assert "a secret" in caplog.text

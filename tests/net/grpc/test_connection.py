@@ -55,7 +55,7 @@ async def test_http_1_gets_a_plain_answer(port: int, verb: str) -> None:
     assert b"gRPC" in data
 
 
-async def test_a_peer_that_says_nothing_is_let_go(start: Start) -> None:
+async def test_a_silent_peer_is_disconnected(start: Start) -> None:
     """After the time for a greeting."""
     peer = await Peer.connect(await start(Limits(handshake_s=0.05)))
     assert await peer.ended() == ErrorCode.SETTINGS_TIMEOUT
@@ -273,7 +273,7 @@ async def test_a_drain_lets_calls_finish(toy: Toy) -> None:
     await asyncio.wait_for(stopping, PATIENCE_S)
 
 
-async def test_what_is_not_finished_in_time_is_told(toy: Toy) -> None:
+async def test_requests_unfinished_at_shutdown_get_unavailable(toy: Toy) -> None:
     """UNAVAILABLE, so that clients try elsewhere."""
     server = GrpcServer(toy)
     peer = await Peer.greet(await server.start("127.0.0.1", 0))

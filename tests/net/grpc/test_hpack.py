@@ -141,7 +141,7 @@ _TEXT = st.binary(max_size=60)
 
 
 @given(st.lists(st.lists(st.tuples(_TEXT, _TEXT), max_size=8), max_size=8), st.booleans())
-def test_what_another_encoder_writes_is_read(blocks: list[list[tuple[bytes, bytes]]], huffman_coded: bool) -> None:
+def test_blocks_of_another_encoder_are_decoded(blocks: list[list[tuple[bytes, bytes]]], huffman_coded: bool) -> None:
     """Block after block, with its dynamic table."""
     encoder, decoder = other.Encoder(), Decoder()
     for block in blocks:
@@ -149,7 +149,7 @@ def test_what_another_encoder_writes_is_read(blocks: list[list[tuple[bytes, byte
 
 
 @given(st.lists(st.tuples(_TEXT, st.binary(max_size=700)), max_size=8))
-def test_what_is_written_is_read_by_another_decoder(block: list[tuple[bytes, bytes]]) -> None:
+def test_encoded_blocks_are_read_by_another_decoder(block: list[tuple[bytes, bytes]]) -> None:
     """Literals of all lengths."""
     data = status_line(200) + b"".join(literal(name, value) for name, value in block)
     decoded = other.Decoder().decode(data, raw=True)

@@ -67,7 +67,7 @@ async def test_a_connection_lets_others_go_first(toy: Toy) -> None:
     assert len(wire.answers()) > 900
 
 
-async def test_what_is_written_in_a_turn_leaves_in_one_piece(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_writes_of_one_turn_are_sent_together(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     wire = await known(toy)
     writes: list[int] = []
     monkeypatch.setattr(wire.transport, "write", lambda data: writes.append(len(data)))
@@ -134,7 +134,7 @@ async def test_a_window_that_overflows_is_found_without_a_walk(toy: Toy) -> None
     assert [each.error for each in wire.answers() if each.kind == frames.GOAWAY] == [ErrorCode.FLOW_CONTROL_ERROR]
 
 
-async def test_deadlines_of_many_calls_are_looked_at_seldom(toy: Toy) -> None:
+async def test_deadlines_of_many_calls_are_checked_rarely(toy: Toy) -> None:
     wire = await known(toy)
     calls = (call(2 * number + 3, "/toy/Hold", grpc_timeout=f"{1_000 + number}m") for number in range(4_000))
     for each in calls:
@@ -244,7 +244,7 @@ async def test_a_peer_that_reads_slowly_is_not(toy: Toy) -> None:
     assert not wire.transport.closed
 
 
-async def test_bodies_of_known_callers_are_bounded_together(toy: Toy) -> None:
+async def test_bodies_of_authenticated_callers_share_a_bound(toy: Toy) -> None:
     wire = await known(toy, Limits(max_buffered=100_000))
     for number in range(3, 33, 2):
         await wire.send_all(headers(number, "/toy/Echo") + body(number, message(bytes(20_000))[:-1]))

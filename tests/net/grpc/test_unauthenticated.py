@@ -97,14 +97,14 @@ async def test_a_call_is_refused_at_its_head(wire: Wire, guard: Guard, path: str
     assert not wire.account.authenticated
 
 
-async def test_that_it_cant_be_found_out_who_calls_is_our_fault(wire: Wire, guard: Guard) -> None:
+async def test_a_failure_of_authentication_itself_is_an_internal_error(wire: Wire, guard: Guard) -> None:
     await wire.send_all(headers(1, PATH, key="broken"))
 
     assert status_of(wire.answers(), 1) == Code.INTERNAL
 
 
 @pytest.mark.parametrize("path", [PATH, "/toy/Unknown"])
-async def test_nothing_is_kept_of_calls_that_were_refused(wire: Wire, guard: Guard, path: str) -> None:
+async def test_refused_calls_leave_no_state(wire: Wire, guard: Guard, path: str) -> None:
     """However many come, large or small; their sender is told to stop."""
     guard.peeks = True
     for number in range(50):
@@ -117,7 +117,7 @@ async def test_nothing_is_kept_of_calls_that_were_refused(wire: Wire, guard: Gua
     assert stopped == {2 * number + 1 for number in range(50)}
 
 
-async def test_nothing_more_is_read_until_it_is_known_who_calls(wire: Wire, guard: Guard) -> None:
+async def test_nothing_more_is_read_before_authentication_ends(wire: Wire, guard: Guard) -> None:
     guard.says.clear()
     request = headers(1, PATH, key="good") + body(1, message(bytes(3_000_000)), end=True)
     wire.send(request)
@@ -135,7 +135,7 @@ async def test_nothing_more_is_read_until_it_is_known_who_calls(wire: Wire, guar
     assert not wire.account.requests
 
 
-async def test_a_connection_that_is_known_goes_on_while_another_credential_is_looked_at(
+async def test_an_authenticated_connection_goes_on_while_another_credential_is_verified(
     wire: Wire, guard: Guard
 ) -> None:
     await wire.send_all(call(1, PATH, key="good"))
@@ -149,7 +149,7 @@ async def test_a_connection_that_is_known_goes_on_while_another_credential_is_lo
     assert status_of(wire.answers(), 3) == Code.PERMISSION_DENIED
 
 
-async def test_a_known_caller_is_asked_again_after_a_while(wire: Wire, guard: Guard) -> None:
+async def test_authentication_of_a_connection_is_renewed(wire: Wire, guard: Guard) -> None:
     for number, wait_s in enumerate((0.0, 1.0, 10.0)):
         wire.loop.advance(wait_s)
         await wire.send_all(call(2 * number + 1, PATH, key="good"))
@@ -157,7 +157,7 @@ async def test_a_known_caller_is_asked_again_after_a_while(wire: Wire, guard: Gu
     assert guard.served == 3
 
 
-async def test_what_a_stranger_packed_is_not_unpacked(
+async def test_compressed_messages_of_unauthenticated_peers_are_not_decompressed(
     wire: Wire, guard: Guard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However little it is as it comes."""
@@ -185,7 +185,9 @@ async def test_large_messages_to_public_methods_are_refused(wire: Wire, guard: G
     assert wire.budget.bytes == 0
 
 
-async def test_a_known_caller_of_a_public_method_is_known(wire: Wire, guard: Guard, toy: Toy) -> None:
+async def test_an_authenticated_call_of_a_public_method_counts_as_authenticated(
+    wire: Wire, guard: Guard, toy: Toy
+) -> None:
     """SDKs ask GetSystemInfo first, with their credential, and may be idle for long then."""
     guard.peeks = True
     toy._methods["/toy/Public"].peek = guard.peek
@@ -295,7 +297,7 @@ async def test_an_unfinished_header_block_expires(wire: Wire, guard: Guard) -> N
     assert wire.budget.bytes == 0
 
 
-async def test_an_idle_connection_is_told_and_closed(wire: Wire, guard: Guard) -> None:
+async def test_an_idle_connection_gets_goaway_and_is_closed(wire: Wire, guard: Guard) -> None:
     for _ in range(35):
         wire.loop.advance(1)
         wire.budget.sweep()
@@ -314,13 +316,13 @@ async def test_a_connection_with_a_call_is_not_idle(wire: Wire, guard: Guard, to
     assert status_of(wire.answers(), 1) == Code.OK
 
 
-async def test_a_stranger_is_read_from_in_small_pieces(wire: Wire, guard: Guard) -> None:
+async def test_unauthenticated_peers_are_read_in_small_pieces(wire: Wire, guard: Guard) -> None:
     assert len(wire.connection.get_buffer(-1)) == len(PART)
     await wire.send_all(call(1, PATH, key="good"))
     assert len(wire.connection.get_buffer(-1)) > len(PART)
 
 
-async def test_a_stranger_whose_cpu_time_is_spent_is_not_read_from(wire: Wire, guard: Guard) -> None:
+async def test_unauthenticated_peers_without_cpu_budget_are_not_read(wire: Wire, guard: Guard) -> None:
     wire.account.spend_cpu(10.0)
     wire.send(frames.frame(frames.PING, 0, 0, bytes(8)))
     assert wire.transport.paused

@@ -109,7 +109,7 @@ async def test_nothing_is_found_after_ordinary_work(store: Store) -> None:
         ),
     ],
 )
-async def test_what_is_wrong_with_a_run_is_found(store: Store, write: object, finding: Finding) -> None:
+async def test_inconsistencies_of_a_run_are_found(store: Store, write: object, finding: Finding) -> None:
     await commit(store, write)  # type: ignore[arg-type]  # parameters are written as objects
     assert await store.check(10) == [finding]
 
@@ -146,7 +146,7 @@ async def test_a_backup_is_not_written_over_a_file(store: Store, tmp_path: Path)
     assert target.read_text() == "precious"
 
 
-async def test_a_backup_into_a_folder_that_is_not_there_says_so(store: Store, tmp_path: Path) -> None:
+async def test_a_backup_into_a_missing_folder_is_an_error(store: Store, tmp_path: Path) -> None:
     with pytest.raises(CannotOpen):
         await store.backup(str(tmp_path / "nowhere" / "backup"))
 

@@ -85,7 +85,7 @@ async def test_a_heartbeat_keeps_a_member_alive(store: Store) -> None:
     assert await store.list_members(START_NS + 35_000_000_000, 10) == [again]
 
 
-async def test_a_heartbeat_of_several_tells_of_the_other_live_ones(store: Store) -> None:
+async def test_a_heartbeat_of_several_members_returns_the_other_live_ones(store: Store) -> None:
     for host in ("host-3", "host-4"):
         await store.heartbeat(member(host))
     await store.heartbeat(member("host-5", expires_ns=START_NS))
@@ -125,7 +125,7 @@ async def test_a_lease_that_is_not_there_can_not_be_renewed(store: Store) -> Non
     assert await store.list_leases() == []
 
 
-async def test_of_takers_that_race_exactly_one_gets_the_lease(store: Store) -> None:
+async def test_exactly_one_of_racing_takers_gets_the_lease(store: Store) -> None:
     results = await asyncio.gather(
         *(store.take_lease(lease(owner=f"host-{n}"), 0) for n in range(5)), return_exceptions=True
     )

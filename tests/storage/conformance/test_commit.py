@@ -111,13 +111,13 @@ async def test_timer_removed_deletes_the_execution_timer_alone(store: Store) -> 
     assert await store.scan_timers(*SLOTS_ALL, START_NS + 100, 10) == [timer(START_NS + 90, kind="retention")]
 
 
-async def test_transfers_are_made_done_by_the_commit_that_says_so(store: Store) -> None:
+async def test_transfer_tasks_are_deleted_by_the_commit_that_completes_them(store: Store) -> None:
     await commit(store, start(transfer_tasks_added=(transfer(1), transfer(2))))
     await commit(store, step(), done=(transfer(1),))
     assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == [transfer(2)]
 
 
-async def test_transfers_may_be_done_without_any_write(store: Store) -> None:
+async def test_transfer_tasks_may_be_completed_without_a_write(store: Store) -> None:
     await commit(store, start(transfer_tasks_added=(transfer(1),)))
     await store.commit(Transition((), transfer_tasks_done=(transfer(1),)))
     assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == []
@@ -226,7 +226,7 @@ async def test_two_runs_are_written_by_one_commit(store: Store) -> None:
     assert await history(store, SECOND) == [batch(1, 3)]
 
 
-async def test_conditions_look_at_the_rows_as_the_commit_finds_them(store: Store) -> None:
+async def test_conditions_see_the_rows_as_of_the_commit(store: Store) -> None:
     await commit(store, start())
     new = start(SECOND, current=CurrentWrite(current(SECOND), "run-1", RUNNING))
     await commit(store, close(status=TERMINATED), new)
@@ -279,7 +279,7 @@ async def test_a_batch_that_stands_already_is_refused(store: Store) -> None:
     assert await everything(store) == before
 
 
-async def test_of_commits_that_race_from_one_version_exactly_one_wins(store: Store) -> None:
+async def test_exactly_one_of_racing_commits_of_a_version_wins(store: Store) -> None:
     await commit(store, start())
     results = await asyncio.gather(
         *(commit(store, step(state=f"racer {n}".encode(), tasks_added=(task(n),))) for n in range(8)),
@@ -291,7 +291,7 @@ async def test_of_commits_that_race_from_one_version_exactly_one_wins(store: Sto
     assert await store.list_tasks(NAMESPACE, QUEUE, WORKFLOW_QUEUE, None, 10) == [task(winners[0])]
 
 
-async def test_of_starts_that_race_for_a_workflow_id_exactly_one_wins(store: Store) -> None:
+async def test_exactly_one_of_racing_starts_of_a_workflow_id_wins(store: Store) -> None:
     keys = [run_key(f"run-{n}") for n in range(8)]
     results = await asyncio.gather(*(commit(store, start(key)) for key in keys), return_exceptions=True)
     winners = [key for key, result in zip(keys, results, strict=True) if result is None]

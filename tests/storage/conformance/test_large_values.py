@@ -65,7 +65,7 @@ async def test_long_batches_come_back_whole(store: Store) -> None:
     assert await history(store) == []
 
 
-async def test_a_long_transfer_comes_back_whole_and_goes(store: Store) -> None:
+async def test_a_long_transfer_task_is_read_whole_and_deleted(store: Store) -> None:
     long = transfer(1, data=_long())
     await commit(store, start(transfer_tasks_added=(long, transfer(2))))
     assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == [long, transfer(2)]
@@ -107,7 +107,7 @@ async def test_pages_of_long_memos_hold_each_run_once(store: Store) -> None:
     assert sorted(found, key=lambda row: int(row.key.run_id[4:])) == rows
 
 
-async def test_what_no_chunk_helps_is_refused_and_nothing_is_written(store: Store) -> None:
+async def test_values_that_cannot_be_chunked_are_refused_and_nothing_is_written(store: Store) -> None:
     with pytest.raises(TooLarge):
         await commit(store, start(visibility=visibility(search_attributes='"' + "a" * 3_500_000 + '"')))
     with pytest.raises(TooLarge):

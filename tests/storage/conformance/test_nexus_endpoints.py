@@ -58,7 +58,7 @@ async def test_pages_go_by_id_from_the_one_named(store: Store) -> None:
     assert [each.endpoint_id for each in await store.list_nexus_endpoints("id-2", 9)] == ["id-2", "id-3"]
 
 
-async def test_what_is_deleted_is_gone(store: Store) -> None:
+async def test_a_deleted_endpoint_is_not_found(store: Store) -> None:
     await store.create_nexus_endpoint(endpoint())
     assert await store.delete_nexus_endpoint("id-1") is True
     assert await store.delete_nexus_endpoint("id-1") is False

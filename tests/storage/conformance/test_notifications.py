@@ -39,13 +39,13 @@ def sleeper(name: str = "bridge-1", expires_ns: int = START_NS + 10, task_type: 
     return notification_queue_record(NAMESPACE, QUEUE, task_type, name, START_NS, expires_ns)
 
 
-async def test_a_commit_tells_who_waits_for_its_tasks(store: Store, woken: list[str]) -> None:
+async def test_a_commit_returns_the_notification_queues_of_its_tasks(store: Store, woken: list[str]) -> None:
     await store.put_pollers([sleeper("bridge-2"), sleeper("bridge-1"), sleeper("other", task_type=2)])
     await commit(store, start(tasks_added=(task(1),)))
     assert sorted(woken) == ["bridge-1", "bridge-2"]
 
 
-async def test_a_wake_queue_is_told_once_for_all_its_queues(store: Store, woken: list[str]) -> None:
+async def test_a_notification_queue_is_returned_once_for_all_its_task_queues(store: Store, woken: list[str]) -> None:
     other = task(2)
     other = type(other)(TaskKey(NAMESPACE, QUEUE, 2, 3, 2), other.workflow_id, other.run_id, 2, 1, START_NS)
     await store.put_pollers([sleeper(), sleeper(task_type=2)])
@@ -53,7 +53,7 @@ async def test_a_wake_queue_is_told_once_for_all_its_queues(store: Store, woken:
     assert woken == ["bridge-1"]
 
 
-async def test_a_later_step_tells_as_well(store: Store, woken: list[str]) -> None:
+async def test_a_later_transition_notifies_as_well(store: Store, woken: list[str]) -> None:
     await store.put_pollers([sleeper()])
     await commit(store, start())
     assert woken == []
@@ -61,20 +61,20 @@ async def test_a_later_step_tells_as_well(store: Store, woken: list[str]) -> Non
     assert woken == ["bridge-1"]
 
 
-async def test_a_commit_of_several_runs_tells(store: Store, woken: list[str]) -> None:
+async def test_a_commit_of_several_runs_notifies(store: Store, woken: list[str]) -> None:
     other = run_key(run="run-2", workflow="order-8")
     await store.put_pollers([sleeper()])
     await commit(store, start(), start(other, tasks_added=(task(1, other),)))
     assert woken == ["bridge-1"]
 
 
-async def test_who_has_not_come_back_is_not_told(store: Store, woken: list[str]) -> None:
+async def test_an_expired_notification_queue_is_not_notified(store: Store, woken: list[str]) -> None:
     await store.put_pollers([sleeper(expires_ns=START_NS)])
     await commit(store, start(tasks_added=(task(1),)))
     assert woken == []
 
 
-async def test_a_refused_commit_tells_nobody(store: Store, woken: list[str]) -> None:
+async def test_a_refused_commit_notifies_nobody(store: Store, woken: list[str]) -> None:
     await store.put_pollers([sleeper()])
     await commit(store, start())
     with pytest.raises(VersionConflict):
@@ -82,7 +82,7 @@ async def test_a_refused_commit_tells_nobody(store: Store, woken: list[str]) -> 
     assert woken == []
 
 
-async def test_a_query_tells_who_waits_for_it(store: Store, woken: list[str]) -> None:
+async def test_a_query_returns_the_notification_queues_of_its_task_queue(store: Store, woken: list[str]) -> None:
     await store.put_pollers([sleeper()])
     await store.put_query(query("query-1"), None)
     assert woken == []
@@ -90,12 +90,12 @@ async def test_a_query_tells_who_waits_for_it(store: Store, woken: list[str]) ->
     assert woken == ["bridge-1"]
 
 
-async def test_wake_queues_are_no_pollers(store: Store) -> None:
+async def test_notification_queues_are_not_listed_as_pollers(store: Store) -> None:
     await store.put_pollers([sleeper()])
     assert await store.list_pollers(NAMESPACE, QUEUE, WORKFLOW_QUEUE, START_NS, 10) == []
 
 
-async def test_without_outreach_nobody_is_told(store: Store) -> None:
+async def test_without_notifications_nobody_is_notified(store: Store) -> None:
     await store.put_pollers([sleeper()])
     await commit(store, start(tasks_added=(task(1),)))
     assert store.notifications is None

@@ -55,7 +55,7 @@ async def test_an_empty_answer_is_an_answer(store: Store) -> None:
     assert await store.get_query("query-1") == replace(query(), answer=b"")
 
 
-async def test_of_answers_that_race_exactly_one_is_taken(store: Store) -> None:
+async def test_exactly_one_of_racing_answers_is_stored(store: Store) -> None:
     await store.put_query(query(), None)
     taken = await asyncio.gather(*(store.answer_query("query-1", run_key(), str(n).encode()) for n in range(5)))
     assert sorted(taken) == [False] * 4 + [True]

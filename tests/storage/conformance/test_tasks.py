@@ -163,7 +163,7 @@ async def test_a_poller_comes_back_after_its_row_has_expired(store: Store) -> No
     assert await store.list_pollers(*ORDERS, 0, 10) == [back]
 
 
-async def test_a_poll_that_began_before_the_goodbye_does_not_undo_it(store: Store) -> None:
+async def test_a_poll_that_began_before_the_shutdown_does_not_undo_it(store: Store) -> None:
     """Nor when another poller's row, written meanwhile, sweeps old rows away."""
     goodbye = poller(last_access_ns=START_NS + 5, expires_ns=START_NS + 5)
     await store.put_pollers([poller()])

@@ -16,7 +16,7 @@ def _timers(count: int) -> list[TimerTask]:
     return [timer(START_NS + n, run_key(f"run-{n}"), slot=10 * n) for n in range(count)]
 
 
-async def test_due_timers_come_earliest_first_up_to_the_limit(store: Store) -> None:
+async def test_expired_timers_are_listed_earliest_first_up_to_the_limit(store: Store) -> None:
     timers = _timers(4)
     for row in reversed(timers):
         await store.put_timer(row)
@@ -76,7 +76,7 @@ async def test_a_timer_of_another_kind_is_not_deleted(store: Store) -> None:
     assert await store.scan_timers(*SLOTS_ALL, START_NS, 1) == [timer(START_NS, kind="retention")]
 
 
-async def test_whether_anything_is_due(store: Store) -> None:
+async def test_expired_rows_are_detected(store: Store) -> None:
     """A timer by its time, a transfer by another."""
     await store.put_timer(timer(START_NS + 5, slot=16383))
     await commit(store, start(transfer_tasks_added=(transfer(1, visible_at_ns=START_NS + 7),)))
@@ -85,7 +85,7 @@ async def test_whether_anything_is_due(store: Store) -> None:
     assert await store.has_expired_rows(0, START_NS + 7)
 
 
-async def test_due_transfers_come_oldest_first_up_to_the_limit(store: Store) -> None:
+async def test_visible_transfer_tasks_are_listed_oldest_first_up_to_the_limit(store: Store) -> None:
     rows = tuple(transfer(n, slot=n, visible_at_ns=START_NS + n) for n in range(4))
     await commit(store, start(transfer_tasks_added=rows[::-1]))
     assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS + 2, 10) == list(rows[:3])
@@ -93,20 +93,20 @@ async def test_due_transfers_come_oldest_first_up_to_the_limit(store: Store) -> 
     assert await store.scan_transfer_tasks(1, 3, START_NS + 9, 10) == list(rows[1:3])
 
 
-async def test_transfers_of_one_instant_come_in_the_order_of_their_ids(store: Store) -> None:
+async def test_transfer_tasks_of_one_instant_are_ordered_by_id(store: Store) -> None:
     rows = (transfer(3, slot=1), transfer(1, slot=9), transfer(2, slot=5))
     await commit(store, start(transfer_tasks_added=rows))
     found = await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10)
     assert [row.task_id for row in found] == [1, 2, 3]
 
 
-async def test_a_transfer_is_deleted(store: Store) -> None:
+async def test_a_transfer_task_is_deleted(store: Store) -> None:
     await commit(store, start(transfer_tasks_added=(transfer(1), transfer(2))))
     await store.delete_transfer_task(transfer(1))
     assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS, 10) == [transfer(2)]
 
 
-async def test_a_postponed_transfer_is_due_later(store: Store) -> None:
+async def test_a_postponed_transfer_task_is_visible_later(store: Store) -> None:
     await commit(store, start(transfer_tasks_added=(transfer(1),)))
     await store.postpone_transfer_task(transfer(1), START_NS + 60, 3)
     assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS + 59, 10) == []
@@ -114,7 +114,7 @@ async def test_a_postponed_transfer_is_due_later(store: Store) -> None:
     assert await store.scan_transfer_tasks(*SLOTS_ALL, START_NS + 60, 10) == [late]
 
 
-async def test_postponing_a_transfer_that_is_done_brings_nothing_back(store: Store) -> None:
+async def test_postponing_a_completed_transfer_task_does_not_restore_it(store: Store) -> None:
     await commit(store, start(transfer_tasks_added=(transfer(1),)))
     await store.delete_transfer_task(transfer(1))
     await store.postpone_transfer_task(transfer(1), START_NS + 60, 3)
