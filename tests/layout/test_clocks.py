@@ -89,7 +89,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "matching/timer_scan.py": {"StoredTimerScan.fire_timers": DUE},
     "matching/pollers.py": {
         "PollerRows.record": STAMP, "PollerRows.notification_queue_record": STAMP, "PollerRows.read": SHARED,
-        "PollerRows.read_shown": SHARED, "PollerRows.remove": STAMP,
+        "PollerRows.read_recent": SHARED, "PollerRows.remove": STAMP,
     },
     "matching/polls.py": {
         "Polls._serve": "the age of tasks, by their stamps", "Polls._shared_token": SHARED, "Polls._token": SHARED,

@@ -7,7 +7,7 @@ import pytest
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import PushState
-from whistlestop.matching.push.scaler import Decision, Scaler, came, decide, failed, parse, started
+from whistlestop.matching.push.scaler import Decision, Scaler, worker_polled, decide, failed, parse, started
 
 NOW = 1_000_000 * SECOND_NS
 MS = 1_000_000
@@ -78,7 +78,7 @@ def test_a_failure_makes_the_next_start_wait_and_a_worker_that_comes_ends_that()
     state = PushState()
     failed(state, "denied", NOW)
     assert ask(state, 5) == Decision(0, NOW + SECOND_NS)
-    came(state)
+    worker_polled(state)
     assert state == PushState(checked_ns=NOW)
     assert ask(state, 5).count == 1
 

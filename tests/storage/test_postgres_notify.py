@@ -79,7 +79,7 @@ async def test_a_notification_on_another_topic_wakes_no_waiter(
 async def test_waiters_wake_when_notifications_may_be_lost() -> None:
     notifier = PostgresNotifier("postgresql://nowhere.invalid/none", SystemClock())
     with notifier.subscribe("a") as mine, notifier.subscribe("b") as other:
-        notifier.wake_all()
+        notifier.notify_all()
         assert await mine.wait(0)
         assert mine.remote
         assert await other.wait(0)

@@ -186,12 +186,22 @@ async def _pages(read: Read, sql: str, start: tuple[Any, ...]) -> AsyncIterator[
 
 async def _walk_runs(read: Read) -> AsyncIterator[Finding]:
     async for row in _pages(read, _RUNS, ("", "", "")):
-        namespace_id, workflow_id, run_id, branch_id, next_event_id, status, shown, current_run, current_status = row
+        (
+            namespace_id,
+            workflow_id,
+            run_id,
+            branch_id,
+            next_event_id,
+            status,
+            listed_status,
+            current_run,
+            current_status,
+        ) = row
         key = f"{namespace_id}/{workflow_id}/{run_id}"
-        if shown is None:
+        if listed_status is None:
             yield Finding("executions_visibility", key, "the run has no visibility row")
-        elif shown != status:
-            yield Finding("executions_visibility", key, f"shows status {shown}, the run has {status}")
+        elif listed_status != status:
+            yield Finding("executions_visibility", key, f"shows status {listed_status}, the run has {status}")
         if status in OPEN and current_run != run_id:
             yield Finding("current_executions", key, f"the run is open, but the current run is {current_run}")
         # A paused run counts as open, and its current row may keep the status running.

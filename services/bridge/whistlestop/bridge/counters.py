@@ -28,13 +28,13 @@ class Counters:
 
     def line(self, before: Counters | None = None) -> str:
         """Return a log line with the changes since `before`."""
-        shown = {f"{kind}s": self.calls[kind] - (before.calls[kind] if before else 0) for kind in KINDS}
-        shown["failed"] = self.failures.total() - (before.failures.total() if before else 0)
-        shown["tasks"] = self.tasks - (before.tasks if before else 0)
+        fields = {f"{kind}s": self.calls[kind] - (before.calls[kind] if before else 0) for kind in KINDS}
+        fields["failed"] = self.failures.total() - (before.failures.total() if before else 0)
+        fields["tasks"] = self.tasks - (before.tasks if before else 0)
         if self.sqs:
-            shown["sqs"] = self.sqs - (before.sqs if before else 0)
-        shown["calls_total"] = self.total
-        return " ".join(f"{name}={value}" for name, value in shown.items())
+            fields["sqs"] = self.sqs - (before.sqs if before else 0)
+        fields["calls_total"] = self.total
+        return " ".join(f"{name}={value}" for name, value in fields.items())
 
     def copy(self) -> Counters:
         """Return a copy of the current values."""

@@ -95,8 +95,8 @@ class BridgeServer:
         try:
             return await self._server.start(address.ip, address.port)
         except OSError as error:
-            hint = ": is the port taken?" if error.errno == errno.EADDRINUSE else ""
-            raise OSError(error.errno, f"can't listen on {address}: {error.strerror or error}{hint}") from error
+            advice = ": is the port taken?" if error.errno == errno.EADDRINUSE else ""
+            raise OSError(error.errno, f"can't listen on {address}: {error.strerror or error}{advice}") from error
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Refuse new calls, give running ones `grace_s` seconds, then end them."""

@@ -162,13 +162,13 @@ def error_of(status: int, content_type: str, body: bytes) -> ServiceError:
     if status == 200:
         return ServiceError(Code.UNKNOWN, f"the target answered with content type {content_type}")
     try:
-        shown = json.loads(body)
-        name = str(shown["code"]).upper()
+        parsed = json.loads(body)
+        name = str(parsed["code"]).upper()
         code = Code.CANCELLED if name == "CANCELED" else Code[name]
-        message = str(shown.get("message", ""))
+        message = str(parsed.get("message", ""))
         packed = [
             AnyMessage(type_url=f"type.googleapis.com/{each['type']}", value=_unpadded(each["value"]))
-            for each in shown.get("details", ())
+            for each in parsed.get("details", ())
         ]
         details = [detail for detail in map(unpacked, packed) if detail is not None]
     except (ValueError, KeyError, TypeError, AttributeError, DecodeError, RecursionError):

@@ -26,7 +26,7 @@ from whistlestop.common.versioning.deployments import (
     versioned_queue,
     versioning_data,
 )
-from whistlestop.matching.pollers import build_of, poller_info, shown
+from whistlestop.matching.pollers import build_of, poller_info, recent_pollers
 from whistlestop.matching.polls import ACTIVITY, WORKFLOW, check_queue_name
 from whistlestop.matching.rate_limit import RateLimiter
 from whistlestop.matching.settings import api_rps, settings_of
@@ -195,15 +195,15 @@ class Descriptions:
         shared = self._config.share_pollers or not context.can_long_poll
         since_ns = now_ns - int(self._config.poller_write_s * SECOND_NS) if shared else 0
         if shared:
-            for row in await self._rows.read_shown(key):
+            for row in await self._rows.read_recent(key):
                 with contextlib.suppress(DecodeError):  # The next poll rewrites a damaged row.
                     seen[row.identity] = (row.last_access_ns, queue_pb.PollerInfo.FromString(row.data))
         queue = self._queues.find(key)
         if queue is not None:
-            for identity, (seen_ns, poll) in shown(queue, now_ns, self._config).items():
-                shown_ns = seen_ns + apart_ns
-                if seen[identity][0] <= shown_ns if identity in seen else seen_ns >= since_ns:
-                    seen[identity] = (shown_ns, poller_info(identity, shown_ns, poll))
+            for identity, (seen_ns, poll) in recent_pollers(queue, now_ns, self._config).items():
+                wall_seen_ns = seen_ns + apart_ns
+                if seen[identity][0] <= wall_seen_ns if identity in seen else seen_ns >= since_ns:
+                    seen[identity] = (wall_seen_ns, poller_info(identity, wall_seen_ns, poll))
         return {identity: info for identity, (_, info) in seen.items()}
 
     async def _stats_with(self, key: QueueKey, now_ns: int, *, versions: bool) -> dict[int, queue_pb.TaskQueueStats]:

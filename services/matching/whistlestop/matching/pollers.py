@@ -137,7 +137,7 @@ class PollerRows:
         rows = await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)
         return [row for row in rows if row.expires_ns <= now_ns + self._known_ns + _SKEW_NS]
 
-    async def read_shown(self, key: QueueKey) -> list[PollerRecord]:
+    async def read_recent(self, key: QueueKey) -> list[PollerRecord]:
         """Return the rows of the pollers that descriptions show."""
         since_ns = self._clock.now_ns() - int(self._config.poller_ttl_s * SECOND_NS)
         return [row for row in await self.read(key) if row.last_access_ns >= since_ns]
@@ -170,7 +170,7 @@ def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: i
     pollers[identity] = (now_ns, poll)
 
 
-def shown(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> dict[str, tuple[int, PollRequest]]:
+def recent_pollers(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> dict[str, tuple[int, PollRequest]]:
     """Return the pollers in memory that descriptions show."""
     forget_old(queue, now_ns, config)
     since_ns = now_ns - int(config.poller_ttl_s * SECOND_NS)

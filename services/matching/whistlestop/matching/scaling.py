@@ -24,7 +24,7 @@ _KINDS: dict[
     int,
     type[rr.PollWorkflowTaskQueueResponse | rr.PollActivityTaskQueueResponse | rr.PollNexusTaskQueueResponse],
 ] = {1: rr.PollWorkflowTaskQueueResponse, 2: rr.PollActivityTaskQueueResponse, 3: rr.PollNexusTaskQueueResponse}
-_BACKLOG_HINT_LIMIT = 1000
+_MAX_BACKLOG_COUNT = 1000
 """Backlog hints are exact up to here and rounded beyond, so that the cache of `own_fields` stays small."""
 
 
@@ -60,18 +60,18 @@ def _wants_more(queue: TaskQueue, config: MatchingConfig, now_ns: int, wall: Cal
 
 
 @lru_cache(maxsize=4096)
-def _own_fields(task_type: int, backlog_hint: int, delta: int) -> bytes:
+def _own_fields(task_type: int, suggested_backlog: int, delta: int) -> bytes:
     reply: rr.PollWorkflowTaskQueueResponse | rr.PollActivityTaskQueueResponse | rr.PollNexusTaskQueueResponse
     reply = _KINDS[task_type]()
     if delta:
         reply.poller_scaling_decision.poll_request_delta_suggestion = delta
-    if backlog_hint and isinstance(reply, rr.PollWorkflowTaskQueueResponse):
-        reply.backlog_count_hint = backlog_hint
+    if suggested_backlog and isinstance(reply, rr.PollWorkflowTaskQueueResponse):
+        reply.backlog_count_hint = suggested_backlog
     return bytes(reply.SerializeToString())
 
 
 def own_fields(task_type: int, backlog: int, delta: int) -> bytes:
     """Return matching's own fields, serialised: appended to history's reply, they merge into it."""
-    if backlog > _BACKLOG_HINT_LIMIT:
+    if backlog > _MAX_BACKLOG_COUNT:
         backlog -= backlog % 100
     return _own_fields(task_type, backlog if task_type == 1 else 0, delta)

@@ -164,7 +164,7 @@ class Settings:
             elif limiter.is_set:
                 if limiter.ready_ns <= now_ns:
                     interval_ns = int(SECOND_NS / limiter.rps)
-                    data.ready_ns = _within_reach(data.ready_ns, now_ns, interval_ns)
+                    data.ready_ns = _bounded(data.ready_ns, now_ns, interval_ns)
                     limiter.ready_ns = min(data.ready_ns, now_ns + interval_ns)
                 if limiter.take(now_ns):
                     data.ready_ns = limiter.ready_ns
@@ -190,7 +190,7 @@ def _buckets(data: TaskQueueData, task: MatchingTask) -> tuple[int, int]:
     return data.ready_ns, data.key_ready_ns.get(task.key.priority, 0)
 
 
-def _within_reach(ready_ns: int, now_ns: int, interval_ns: int) -> int:
+def _bounded(ready_ns: int, now_ns: int, interval_ns: int) -> int:
     """Return until when a stored bucket is empty.
 
     A time far ahead was written under a slower limit, or before the wall clock was set back. It is then moved near, or
@@ -208,7 +208,7 @@ def _take_for_key(data: TaskQueueData, rate: KeyRate, task: MatchingTask, now_ns
     weight = weight_of(task, data.config.fairness_weight_overrides)
     interval_ns = rate.interval_ns(weight)
     if level in buckets:
-        buckets[level] = _within_reach(buckets[level], now_ns, interval_ns)
+        buckets[level] = _bounded(buckets[level], now_ns, interval_ns)
     ready_ns = min(buckets.get(level, 0), now_ns + interval_ns)
     if ready_ns > now_ns:
         return ready_ns

@@ -21,7 +21,7 @@ from whistlestop.common.versioning.deployments import (
     versioned_queue,
     versioning_data,
 )
-from whistlestop.matching.pollers import note_in_memory, shown
+from whistlestop.matching.pollers import note_in_memory, recent_pollers
 from whistlestop.storage.deployments import MAX_BEHIND_S, Deployments
 
 if TYPE_CHECKING:
@@ -155,10 +155,10 @@ class Versions:
         """Return whether descriptions of the queue show a poller."""
         now_ns = self._clock.steady_ns()
         queue = self._queues.find(key)
-        if queue is not None and shown(queue, now_ns, self._config):
+        if queue is not None and recent_pollers(queue, now_ns, self._config):
             return True
         shared = self._config.share_pollers or not context.can_long_poll
-        return shared and bool(await self._rows.read_shown(key))
+        return shared and bool(await self._rows.read_recent(key))
 
     async def _enter_build(
         self, context: CallContext, poll: PollRequest, plain: QueueKey, build_id: str, now_ns: int

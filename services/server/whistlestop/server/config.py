@@ -194,7 +194,7 @@ def check_internal_address(ip: str, secrets: Sequence[str]) -> None:
         )
 
 
-_ANYBODY = "anybody who reaches this address"
+_UNAUTHENTICATED_CALLERS = "anybody who reaches this address"
 
 
 def callers(config: ServerConfig, ip: str) -> str:
@@ -206,12 +206,12 @@ def callers(config: ServerConfig, ip: str) -> str:
         ways.insert(0, f"a certificate of {config.tls.client_ca}")
     if ways:
         return f"with {' and '.join(ways)}"
-    return "" if is_loopback(ip) else _ANYBODY
+    return "" if is_loopback(ip) else _UNAUTHENTICATED_CALLERS
 
 
 def require_authentication(config: ServerConfig, ip: str) -> None:
     """Raise BadConfig if other machines could reach ports without authentication."""
-    if config.allow_anonymous or callers(config, ip) != _ANYBODY:
+    if config.allow_anonymous or callers(config, ip) != _UNAUTHENTICATED_CALLERS:
         return
     raise BadConfig(
         f"{ip} can be reached from other machines, and callers would not be authenticated: set --api-keys, "

@@ -60,8 +60,8 @@ class InternalApi:
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str], local_ip: str = "") -> HttpAnswer | None:
         """Return why a request is refused, judging by its headers; None if it is allowed."""
-        shown = headers.get("authorization", "").encode("latin-1", "replace")
-        if self._expected and not self._shows_secret(shown):
+        given = headers.get("authorization", "").encode("latin-1", "replace")
+        if self._expected and not self._shows_secret(given):
             self._warn("a call to the internal endpoint does not have the secret")
             return _refused(401, Code.UNAUTHENTICATED, "the internal secret is missing or wrong")
         if method != "POST" or path not in self._by_path:
@@ -73,8 +73,8 @@ class InternalApi:
             return _too_large()
         return None
 
-    def _shows_secret(self, shown: bytes) -> bool:
-        return any(hmac.compare_digest(shown, expected) for expected in self._expected)
+    def _shows_secret(self, given: bytes) -> bool:
+        return any(hmac.compare_digest(given, expected) for expected in self._expected)
 
     async def invoke(self, path: str, body: bytes) -> HttpAnswer:
         """Serve an envelope."""

@@ -45,7 +45,7 @@ from whistlestop.server.stores import (
     make_notifier,
     make_store,
     note_alone,
-    wake_waiters,
+    notify_waiters,
 )
 from whistlestop.storage import set_aside
 from whistlestop.storage.errors import StorageError
@@ -231,7 +231,7 @@ class Server:
         leases = Leases(store, f"{self.host_id}/{Role.HISTORY}")
         membership = Membership(store, clock, notifier, self.host_id, roles, leases=leases, scanner=services.history)
         membership.on_alone = partial(note_alone, notifier)
-        membership.on_member_lost = partial(wake_waiters, notifier)
+        membership.on_member_lost = partial(notify_waiters, notifier)
         return membership
 
     async def _register(self, services: Services) -> None:

@@ -73,8 +73,8 @@ def note_alone(notifier: Notifier) -> None:
         mark_alone()
 
 
-def wake_waiters(notifier: Notifier) -> None:
+def notify_waiters(notifier: Notifier) -> None:
     """Wake all waiters, because another server has gone, perhaps between a commit and its notification."""
-    wake_all = getattr(notifier, "wake_all", None)
-    if wake_all is not None:
-        wake_all()
+    notify_all = getattr(notifier, "notify_all", None)
+    if notify_all is not None:
+        notify_all()

@@ -171,8 +171,8 @@ async def _delete(key: ExecutionKey, db: AsyncConnection[Any]) -> None:
     branches.update([branch_id for (branch_id,) in await cursor.fetchall()])
     for table in ("current_executions", "timer_tasks"):
         await db.execute(f"DELETE FROM {table} WHERE {_RUN}".encode(), run)
-    shown = "DELETE FROM executions_visibility WHERE namespace_id = $1 AND run_id = $2"
-    await db.execute(shown, (namespace_id, run_id))
+    delete_visibility = "DELETE FROM executions_visibility WHERE namespace_id = $1 AND run_id = $2"
+    await db.execute(delete_visibility, (namespace_id, run_id))
     await db.execute("DELETE FROM tasks WHERE run_id = $3 AND namespace_id = $1 AND workflow_id = $2", run)
     await db.execute("DELETE FROM chunks WHERE kind IN ('execution', 'memo') AND owner = $1", (execution_owner(key),))
     for branch_id in sorted(branches):

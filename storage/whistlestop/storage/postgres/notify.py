@@ -97,7 +97,7 @@ class PostgresNotifier:
         if not self._cannot_listen and self._clock.steady_ns() - self._received_ns > _QUIET_NS:
             self.others = False
 
-    def wake_all(self) -> None:
+    def notify_all(self) -> None:
         """Wake every waiter of this process to check the store, because notifications may have been lost."""
         self._local.publish(list(self._local.audience), remote=True)
 
@@ -147,7 +147,7 @@ class PostgresNotifier:
             await self._recheck()
         await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, f"{self._me} {digest(HELLO_TOPIC)}"))
         # Notifications sent before LISTEN took effect were missed.
-        self.wake_all()
+        self.notify_all()
         self._listening.set()
         while True:
             async for notification in connection.notifies(timeout=CHECK_S):
@@ -181,7 +181,7 @@ class PostgresNotifier:
         self._cannot_listen = self.others = True
         self._listening.set()
         while True:
-            self.wake_all()
+            self.notify_all()
             await self._clock.sleep(RECHECK_S)
 
     async def _send(self, connection: AsyncConnection[Any]) -> None:

@@ -101,11 +101,11 @@ class PostgresQueries(PostgresBase):
         await self._drop_chunks(await self._all(_DELETE, (query_id,), read=False))
 
     async def purge_queries(self, now_ns: int, limit: int) -> int:
-        gone = await self._all(_PURGE, (now_ns, limit), read=False)
-        await self._drop_chunks(gone)
-        return len(gone)
+        deleted = await self._all(_PURGE, (now_ns, limit), read=False)
+        await self._drop_chunks(deleted)
+        return len(deleted)
 
-    async def _drop_chunks(self, gone: list[Any]) -> None:
-        for query_id, parts in gone:
+    async def _drop_chunks(self, deleted: list[Any]) -> None:
+        for query_id, parts in deleted:
             if parts:
                 await self._run("DELETE FROM chunks WHERE kind IN ('query', 'answer') AND owner = $1", (query_id,))

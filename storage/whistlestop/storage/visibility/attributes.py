@@ -145,8 +145,8 @@ def encode_value(value: Value | None, kind: AttributeType) -> Payload:
     metadata = {"type": kind.name.encode()}
     if value is None:
         return Payload(metadata={"encoding": b"binary/null", **metadata})
-    shown = format_rfc3339(value) if kind is _T.Datetime and isinstance(value, int) else value
-    data = json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    content = format_rfc3339(value) if kind is _T.Datetime and isinstance(value, int) else value
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return Payload(metadata={"encoding": b"json/plain", **metadata}, data=data)
 
 
@@ -275,11 +275,11 @@ def _validated(name: str, payload: Payload, custom: Mapping[str, AttributeType])
         return decode_value(payload, kind)
     except ValueError:
         raise InvalidSearchAttributes(
-            f"invalid value for search attribute {name} of type {kind.name}: {_shown(payload)}"
+            f"invalid value for search attribute {name} of type {kind.name}: {_text_of(payload)}"
         ) from None
 
 
-def _shown(payload: Payload) -> str:
+def _text_of(payload: Payload) -> str:
     try:
         return go_value(_decode_any(payload))
     except ValueError:

@@ -128,14 +128,14 @@ def _duration(value: float | str) -> int:
 def _wrong_type(value: Scalar, attribute: Attribute) -> InvalidQuery:
     match value:
         case bool():
-            shown, go_type = str(value).lower(), "bool"
+            printed, go_type = str(value).lower(), "bool"
         case int():
-            shown, go_type = str(value), "int64"
+            printed, go_type = str(value), "int64"
         case float():
-            shown, go_type = go_float(value), "float64"
+            printed, go_type = go_float(value), "float64"
         case _:
-            shown, go_type = go_quote(value), "string"
+            printed, go_type = go_quote(value), "string"
     return InvalidQuery(
         f"{INVALID_EXPRESSION}: invalid value type for search attribute {attribute.alias}"
-        f" of type {attribute.type.name}: {shown} (type: {go_type})"
+        f" of type {attribute.type.name}: {printed} (type: {go_type})"
     )

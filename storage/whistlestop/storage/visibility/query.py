@@ -337,14 +337,14 @@ def _check_operator(operator: str, attribute: Attribute) -> None:
 
 def _needs_string(operator: str, attribute: Attribute, values: list[Scalar]) -> InvalidQuery:
     if operator in _PREFIXES:
-        shown = f"[{' '.join(str(value) for value in values)}]" if len(values) != 1 else str(values[0])
+        printed = f"[{' '.join(str(value) for value in values)}]" if len(values) != 1 else str(values[0])
         if attribute.name == "ExecutionStatus":
-            shown = attribute.alias
+            printed = attribute.alias
         return InvalidQuery(
-            f'{INVALID_EXPRESSION}: right-hand side of "{operator}" operator must be a literal string (got: {shown})'
+            f'{INVALID_EXPRESSION}: right-hand side of "{operator}" operator must be a literal string (got: {printed})'
         )
-    shown = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values)
-    return InvalidQuery(f"{INVALID_EXPRESSION}: unexpected value type (expected string, got ({shown}))")
+    printed = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values)
+    return InvalidQuery(f"{INVALID_EXPRESSION}: unexpected value type (expected string, got ({printed}))")
 
 
 def is_column(attribute: Attribute) -> bool:

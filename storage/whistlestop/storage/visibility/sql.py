@@ -151,10 +151,10 @@ def group_payloads(query: Query, values: Sequence[object]) -> list[Payload]:
     """Return the payloads of a group's values, as CountWorkflowExecutions returns them."""
     found = []
     for attribute, value in zip(query.group_by, values, strict=True):
-        shown = value
+        status_name = value
         if attribute.name == "ExecutionStatus" and isinstance(value, int):
-            shown = STATUS_NAMES.get(value, str(value))
-        found.append(encode_value(shown if isinstance(shown, str) else None, attribute.type))
+            status_name = STATUS_NAMES.get(value, str(value))
+        found.append(encode_value(status_name if isinstance(status_name, str) else None, attribute.type))
     return found
 
 

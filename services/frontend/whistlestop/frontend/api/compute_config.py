@@ -90,8 +90,8 @@ def check(config: ComputeConfig) -> None:
             has_catch_all = True
         for kind in group.task_queue_types:
             if kind in seen:
-                shown = enum_name(TaskQueueType, kind).removeprefix("TASK_QUEUE_TYPE_").capitalize()
-                raise invalid_argument(f"entry {name}: task type {shown} appears in more than one entry")
+                type_name = enum_name(TaskQueueType, kind).removeprefix("TASK_QUEUE_TYPE_").capitalize()
+                raise invalid_argument(f"entry {name}: task type {type_name} appears in more than one entry")
             if not kind:
                 raise invalid_argument(f"entry {name}: task type undefined not allowed in compute spec")
             seen.add(kind)

@@ -23,14 +23,14 @@ async def compute_status(
     frontend: Frontend, context: CallContext, data: DeploymentData, infos: Iterable[WorkerDeploymentVersionInfo]
 ) -> dict[str, deployment_pb.ComputeStatus]:
     """Return, by build id, the result of the last check of the targets, or of the last start of workers."""
-    shown = {}
+    statuses = {}
     for info in infos:
         build_id = info.deployment_version.build_id
         if build_id not in data.notes or not data.notes[build_id].HasField("compute_status"):
             continue
         status = deployment_pb.ComputeStatus()
         status.CopyFrom(data.notes[build_id].compute_status)
-        shown[build_id] = status
+        statuses[build_id] = status
         if not info.compute_config.scaling_groups:
             continue
         record = await frontend.store.get_task_queue(context.namespace_id, push_row(info.deployment_version), 0)
@@ -45,4 +45,4 @@ async def compute_status(
             if group.checked_ns > checked.last_check_time.ToNanoseconds():
                 checked.last_check_time.FromNanoseconds(group.checked_ns)
         checked.error_message = "; ".join(errors)
-    return shown
+    return statuses

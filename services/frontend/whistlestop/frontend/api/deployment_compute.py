@@ -124,8 +124,8 @@ def _is_created(data: DeploymentData, request: rr.CreateWorkerDeploymentVersionR
     notes = data.notes.get(version.build_id)
     if request.request_id and notes is not None and notes.create_request_id == request.request_id:
         return True
-    shown = f"{version.deployment_name}.{version.build_id}"
-    raise ServiceError(Code.ALREADY_EXISTS, f'Worker Deployment Version "{shown}" already exists')
+    version_name = f"{version.deployment_name}.{version.build_id}"
+    raise ServiceError(Code.ALREADY_EXISTS, f'Worker Deployment Version "{version_name}" already exists')
 
 
 async def update_compute_config(

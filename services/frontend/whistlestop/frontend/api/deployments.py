@@ -349,7 +349,7 @@ async def delete_version(
         raise not_found(f"no Worker Deployment found with name '{name}'; does your Worker Deployment have pollers?")
     if info is None:
         return rr.DeleteWorkerDeploymentVersionResponse()
-    shown = version_string(info.deployment_version)
+    version_name = version_string(info.deployment_version)
     is_polled = await has_pollers(frontend, context, info)
 
     def change(known: NamespaceDeployments) -> None:
@@ -357,12 +357,12 @@ async def delete_version(
         if data is None or info is None:
             return
         if info.status in (_CURRENT, _RAMPING):
-            raise failed_precondition(f"version '{shown}' cannot be deleted since it is current or ramping")
+            raise failed_precondition(f"version '{version_name}' cannot be deleted since it is current or ramping")
         check_manager(data, request)
         if info.status == _DRAINING and not request.skip_drainage:
-            raise failed_precondition(f"version '{shown}' cannot be deleted since it is draining")
+            raise failed_precondition(f"version '{version_name}' cannot be deleted since it is draining")
         if is_polled:
-            raise failed_precondition(f"version '{shown}' cannot be deleted since it has active pollers")
+            raise failed_precondition(f"version '{version_name}' cannot be deleted since it has active pollers")
         remove_version(data, build_id)
         changed(data, request.identity, frontend.clock.now_ns())
 

@@ -128,11 +128,11 @@ async def entries(
     return made
 
 
-def show_attributes(shown: common_pb.SearchAttributes, row: VisibilityRow, custom: Custom) -> None:
+def show_attributes(attributes: common_pb.SearchAttributes, row: VisibilityRow, custom: Custom) -> None:
     """Add the row's search attributes, as clients see them."""
-    shown.SetInParent()
+    attributes.SetInParent()
     for name, payload in row_payloads(row.search_attributes, custom).items():
-        shown.indexed_fields[name].CopyFrom(payload)
+        attributes.indexed_fields[name].CopyFrom(payload)
 
 
 @dataclass(frozen=True, slots=True)

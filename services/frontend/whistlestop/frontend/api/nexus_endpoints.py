@@ -55,7 +55,7 @@ async def create_nexus_endpoint(
         await frontend.store.create_nexus_endpoint(record)
     except EndpointExists:
         raise _exists("creating", request.spec.name) from None
-    return operator_pb.CreateNexusEndpointResponse(endpoint=await _shown(frontend, record, version=1))
+    return operator_pb.CreateNexusEndpointResponse(endpoint=await _endpoint_of(frontend, record, version=1))
 
 
 async def update_nexus_endpoint(
@@ -80,8 +80,8 @@ async def update_nexus_endpoint(
         raise _exists("updating", request.spec.name) from None
     except EndpointConflict:
         raise unavailable(f"Nexus endpoint {request.id} is being changed by others. Try again.") from None
-    shown = await _shown(frontend, record, version=previous.version + 1)
-    return operator_pb.UpdateNexusEndpointResponse(endpoint=shown)
+    described = await _endpoint_of(frontend, record, version=previous.version + 1)
+    return operator_pb.UpdateNexusEndpointResponse(endpoint=described)
 
 
 async def delete_nexus_endpoint(
@@ -105,7 +105,7 @@ async def get_nexus_endpoint(
     record = await frontend.store.get_nexus_endpoint(endpoint_id=request.id)
     if record is None:
         raise not_found(f"Nexus endpoint with ID `{request.id}` not found")
-    return operator_pb.GetNexusEndpointResponse(endpoint=await _shown(frontend, record))
+    return operator_pb.GetNexusEndpointResponse(endpoint=await _endpoint_of(frontend, record))
 
 
 async def list_nexus_endpoints(
@@ -119,7 +119,7 @@ async def list_nexus_endpoints(
     if request.name:
         record = await frontend.store.get_nexus_endpoint(name=request.name)
         if record is not None:
-            response.endpoints.append(await _shown(frontend, record))
+            response.endpoints.append(await _endpoint_of(frontend, record))
         return response
     if request.page_size < 0:
         raise invalid_argument("page_size is negative")
@@ -130,7 +130,7 @@ async def list_nexus_endpoints(
     records = await frontend.store.list_nexus_endpoints(first_id, size + 1)
     for record in records[:size]:
         try:
-            response.endpoints.append(await _shown(frontend, record))
+            response.endpoints.append(await _endpoint_of(frontend, record))
         except Unreadable as error:
             await frontend.aside.seen("nexus_endpoints", (record.endpoint_id,), error)
     if len(records) > size:
@@ -251,7 +251,7 @@ def _read(record: NexusEndpointRecord) -> NexusEndpointData:
         ) from error
 
 
-async def _shown(frontend: Frontend, record: NexusEndpointRecord, version: int = 0) -> nexus_pb.Endpoint:
+async def _endpoint_of(frontend: Frontend, record: NexusEndpointRecord, version: int = 0) -> nexus_pb.Endpoint:
     """Return the endpoint as callers see it, a worker target with its namespace's current name."""
     data = _read(record)
     endpoint = data.endpoint

@@ -161,8 +161,8 @@ async def list_schedules(
     rows, token = await page(
         frontend, context, query, request.maximum_page_size, request.next_page_token, request.query, DIVISION.base
     )
-    shown = await entries(frontend, rows, lambda row: _entry(row, custom))
-    return service_pb.ListSchedulesResponse(schedules=shown, next_page_token=token)
+    listed = await entries(frontend, rows, lambda row: _entry(row, custom))
+    return service_pb.ListSchedulesResponse(schedules=listed, next_page_token=token)
 
 
 async def count_schedules(

@@ -149,8 +149,10 @@ def _check_named_version(request: Any, namespace: Namespace | None, rules: Rules
     if not (given or request.version) and isinstance(request, service_pb.DescribeWorkerDeploymentVersionRequest):
         raise invalid_argument("deployment version cannot be empty")
     if not name or not build_id:
-        shown = request.version or (f"{name}.{build_id}" if given else "")
-        raise invalid_argument(f'invalid version string "{shown}", expected format is "<deployment_name>.<build_id>"')
+        version_name = request.version or (f"{name}.{build_id}" if given else "")
+        raise invalid_argument(
+            f'invalid version string "{version_name}", expected format is "<deployment_name>.<build_id>"'
+        )
     name = _NAME_MARKS.split(name)[0]
     _check_part(_NAME, name, rules)
     _check_start(_NAME, name)

@@ -98,16 +98,16 @@ async def update_rules(
             )
         data.clock_ns = max(now_ns, data.clock_ns + 1)
         apply_update(data, request, frontend.config.of(context.namespace), polled=polled)
-        shown = _shown(data)
+        reply_rules = _rules_of(data)
         _forget(data, data.clock_ns - int(frontend.config.of(context.namespace).deleted_rule_retention_s * SECOND_NS))
-        return shown
+        return reply_rules
 
-    shown = await store_of(frontend).change(context.namespace_id, change)
+    reply_rules = await store_of(frontend).change(context.namespace_id, change)
     await reroute(frontend, request.task_queue, context)
     return rr.UpdateWorkerVersioningRulesResponse(
-        assignment_rules=shown.assignment_rules,
-        compatible_redirect_rules=shown.compatible_redirect_rules,
-        conflict_token=shown.conflict_token,
+        assignment_rules=reply_rules.assignment_rules,
+        compatible_redirect_rules=reply_rules.compatible_redirect_rules,
+        conflict_token=reply_rules.conflict_token,
     )
 
 
@@ -115,7 +115,7 @@ async def get_rules(
     frontend: Frontend, request: rr.GetWorkerVersioningRulesRequest, context: CallContext
 ) -> rr.GetWorkerVersioningRulesResponse:
     """Return the rules in force, with the token that a change needs."""
-    return _shown(versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue))
+    return _rules_of(versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue))
 
 
 async def _is_polled(frontend: Frontend, request: _Update, context: CallContext) -> bool:
@@ -136,13 +136,13 @@ def _go_bytes(data: bytes) -> str:
     return f"[{' '.join(str(byte) for byte in data)}]"
 
 
-def _shown(data: VersioningData) -> rr.GetWorkerVersioningRulesResponse:
+def _rules_of(data: VersioningData) -> rr.GetWorkerVersioningRulesResponse:
     reply = rr.GetWorkerVersioningRulesResponse(conflict_token=_token(data))
     for assignment in _active(data.assignment_rules):
         reply.assignment_rules.add(rule=assignment.rule).create_time.FromNanoseconds(_whole(assignment.created_ns))
     for redirect in _active(data.redirect_rules):
-        shown = reply.compatible_redirect_rules.add(rule=redirect.rule)
-        shown.create_time.FromNanoseconds(_whole(redirect.created_ns))
+        reply_rules = reply.compatible_redirect_rules.add(rule=redirect.rule)
+        reply_rules.create_time.FromNanoseconds(_whole(redirect.created_ns))
     return reply
 
 

@@ -195,8 +195,8 @@ class Operations:
             expired = point.HasField("expire_time") and (
                 point.expire_time.ToNanoseconds() < self._frontend.clock.now_ns()
             )
-            elsewhere = point.run_id != base.run_id and options.current_run_only
-            if not point.resettable or expired or elsewhere:
+            in_other_run = point.run_id != base.run_id and options.current_run_only
+            if not point.resettable or expired or in_other_run:
                 break
             base.run_id = point.run_id
             return int(point.first_workflow_task_completed_id)

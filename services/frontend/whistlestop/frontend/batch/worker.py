@@ -216,19 +216,19 @@ class Progress:
     @classmethod
     def of(cls, details: common_pb.Payloads) -> Progress:
         """Parse the details of a heartbeat."""
-        told = json.loads(details.payloads[0].data)
+        details_json = json.loads(details.payloads[0].data)
         return cls(
-            base64.b64decode(told["PageToken"]), told["TotalEstimate"], told["CurrentPage"],
-            told["SuccessCount"], told["ErrorCount"],
+            base64.b64decode(details_json["PageToken"]), details_json["TotalEstimate"], details_json["CurrentPage"],
+            details_json["SuccessCount"], details_json["ErrorCount"],
         )  # fmt: skip
 
     def payloads(self) -> common_pb.Payloads:
         """Return the progress as heartbeat details."""
-        told = {
+        details_json = {
             "PageToken": base64.b64encode(self.page_token).decode(), "CurrentPage": self.page_number,
             "TotalEstimate": self.total, "SuccessCount": self.succeeded, "ErrorCount": self.failed,
         }  # fmt: skip
-        return common_pb.Payloads(payloads=[json_payload(told)])
+        return common_pb.Payloads(payloads=[json_payload(details_json)])
 
 
 class _Disappeared(Exception):

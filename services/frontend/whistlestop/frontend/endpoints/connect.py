@@ -105,16 +105,16 @@ def _kind(request: HttpRequest) -> str:
 
 def error_answer(error: ServiceError) -> HttpAnswer:
     """Return a Connect error: the code as a word, details as unpadded base64 with their type names."""
-    shown: dict[str, Any] = {"code": _word(error.code), "message": error.message}
+    fields: dict[str, Any] = {"code": _word(error.code), "message": error.message}
     if error.details:
-        shown["details"] = [
+        fields["details"] = [
             {
                 "type": detail.DESCRIPTOR.full_name,
                 "value": base64.b64encode(detail.SerializeToString()).decode().rstrip("="),
             }
             for detail in error.details
         ]
-    body = json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return HttpAnswer(HTTP_STATUS[error.code], body, {"content-type": _JSON})
 
 
@@ -123,13 +123,13 @@ def error_from_answer(status: int, body: bytes) -> ServiceError:
     from google.protobuf import symbol_database
 
     try:
-        shown = json.loads(body)
-        code = Code.CANCELLED if shown["code"] == "canceled" else Code[str(shown["code"]).upper()]
+        fields = json.loads(body)
+        code = Code.CANCELLED if fields["code"] == "canceled" else Code[str(fields["code"]).upper()]
         details = []
-        for each in shown.get("details", ()):
+        for each in fields.get("details", ()):
             value = each["value"] + "=" * (-len(each["value"]) % 4)
             details.append(symbol_database.Default().GetSymbol(each["type"]).FromString(base64.b64decode(value)))
-        return ServiceError(code, str(shown.get("message", "")), *details)
+        return ServiceError(code, str(fields.get("message", "")), *details)
     except (ValueError, KeyError, TypeError, RecursionError):
         back = {number: code for code, number in HTTP_STATUS.items() if code not in (Code.OK, Code.UNKNOWN)}
         return ServiceError(back.get(status, Code.UNKNOWN), f"HTTP status {status}")

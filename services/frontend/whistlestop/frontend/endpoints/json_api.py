@@ -80,10 +80,10 @@ def error_answer(error: ServiceError, request: HttpRequest) -> HttpAnswer:
 
 
 def _error_answer(error: ServiceError, form: _Form) -> HttpAnswer:
-    shown: dict[str, Any] = {"code": int(error.code), "message": error.message}
+    fields: dict[str, Any] = {"code": int(error.code), "message": error.message}
     if error.details:
-        shown["details"] = [_detail(each, form) for each in error.details]
-    text = json.dumps(shown, ensure_ascii=False, **({"indent": 2} if form.pretty else {"separators": (",", ":")}))
+        fields["details"] = [_detail(each, form) for each in error.details]
+    text = json.dumps(fields, ensure_ascii=False, **({"indent": 2} if form.pretty else {"separators": (",", ":")}))
     return HttpAnswer(HTTP_STATUS[error.code], text.encode("utf-8", "replace"), {"content-type": form.media_type})
 
 

@@ -66,8 +66,8 @@ class Refusal(Exception):
         A client that does not announce support of Nexus failures gets the cause alone, if there is one.
         """
         headers = self.headers if self.retryable is None else self.headers | _retryable(retryable=self.retryable)
-        shown = _as_wanted(self.failure, failure_support=failure_support)
-        return _failure(_STATUS.get(self.kind, _INTERNAL), shown, headers)
+        content = _as_wanted(self.failure, failure_support=failure_support)
+        return _failure(_STATUS.get(self.kind, _INTERNAL), content, headers)
 
 
 def refusal(kind: str, message: str, *, retryable: bool | None = None, from_worker: bool = False) -> Refusal:
@@ -94,8 +94,8 @@ def unsuccessful(state: str, cause: dict[str, Any], *, failure_support: bool) ->
         "details": {"state": state},
         "cause": cause,
     }
-    shown = _as_wanted(failure, failure_support=failure_support)
-    return _failure(_UNSUCCESSFUL, shown, FAILURE_SOURCE | {"nexus-operation-state": state})
+    content = _as_wanted(failure, failure_support=failure_support)
+    return _failure(_UNSUCCESSFUL, content, FAILURE_SOURCE | {"nexus-operation-state": state})
 
 
 def _retryable(*, retryable: bool) -> dict[str, str]:

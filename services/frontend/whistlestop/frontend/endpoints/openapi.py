@@ -86,7 +86,7 @@ def _document(path: str) -> bytes:
     messages: dict[str, Descriptor] = {}
     seen: dict[str, int] = {}
     for binding in bindings():
-        place = "/" + "/".join(_shown(segment) for segment in binding.segments)
+        place = "/" + "/".join(_segment_text(segment) for segment in binding.segments)
         method = binding.spec.method
         seen[method] = seen.get(method, 0) + 1
         operation = _operation(binding, version, messages)
@@ -148,10 +148,10 @@ def _answered(description: str, message: str, version: _Version) -> dict[str, An
 
 
 def _parameter(name: str, place: str, schema: dict[str, Any], version: _Version) -> dict[str, Any]:
-    shown: dict[str, Any] = {"name": name, "in": place}
+    parameter: dict[str, Any] = {"name": name, "in": place}
     if version.is_3:
-        return shown | {"schema": schema}
-    return shown | schema | ({"collectionFormat": "multi"} if schema.get("type") == "array" else {})
+        return parameter | {"schema": schema}
+    return parameter | schema | ({"collectionFormat": "multi"} if schema.get("type") == "array" else {})
 
 
 def _query_fields(
@@ -218,7 +218,7 @@ def _is_repeated(field: FieldDescriptor) -> bool:
     return bool(field.is_repeated)
 
 
-def _shown(segment: str) -> str:
+def _segment_text(segment: str) -> str:
     return f"{{{_camel(segment[1:-1])}}}" if segment.startswith("{") else segment
 
 

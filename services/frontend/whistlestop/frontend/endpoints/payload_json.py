@@ -42,9 +42,9 @@ def _shorten(message: Any, tree: Any, *, short: bool) -> Any:
         values = [_short_value(each) for each in message.payloads]
         null = [each.metadata.get("encoding") == NULL for each in message.payloads]
         full = tree.get("payloads", [])
-        shown = [value if fits else full[i] for i, (fits, value) in enumerate(values)]
+        shortened = [value if fits else full[i] for i, (fits, value) in enumerate(values)]
         every = all(fits or null[i] for i, (fits, _) in enumerate(values))
-        return shown if every else {**tree, "payloads": shown}
+        return shortened if every else {**tree, "payloads": shortened}
     if name.startswith("google.protobuf."):
         return tree
     for field, value in message.ListFields():

@@ -90,13 +90,13 @@ def _object(pairs: list[tuple[str, Any]]) -> _Object:
     return found
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _unexpected(value: Any) -> ValueError:
-    token = "{" if isinstance(value, dict) else "[" if isinstance(value, list) else _shown(value)
+    token = "{" if isinstance(value, dict) else "[" if isinstance(value, list) else _quoted(value)
     return ValueError(f"syntax error: unexpected token {token}")
 
 
@@ -118,16 +118,16 @@ class _Reading:
         if not isinstance(tree, _Object):
             raise _unexpected(tree)
         if tree.twice is not None:
-            raise ValueError(f"duplicate field {_shown(tree.twice)}")
+            raise ValueError(f"duplicate field {_quoted(tree.twice)}")
         read: dict[str, Any] = {}
         for key, value in tree.items():
             field = descriptor.fields_by_name.get(key) or descriptor.fields_by_camelcase_name.get(key)
             if field is None:
-                raise ValueError(f"unknown field {_shown(key)}")
+                raise ValueError(f"unknown field {_quoted(key)}")
             if value is None and not self._takes_null(field):
                 continue
             if field.name in read:
-                raise ValueError(f"duplicate field {_shown(key)}")
+                raise ValueError(f"duplicate field {_quoted(key)}")
             read[field.name] = self._field(field, value)
         return read
 
@@ -142,7 +142,7 @@ class _Reading:
             if not isinstance(value, _Object):
                 raise _unexpected(value)
             if value.twice is not None:
-                raise ValueError(f"duplicate map key {_shown(value.twice)}")
+                raise ValueError(f"duplicate map key {_quoted(value.twice)}")
             inner = kind.fields_by_name["value"]
             return {key: self._one(inner, each) for key, each in value.items()}
         if field.is_repeated:
@@ -164,7 +164,7 @@ def _well_known(name: str, value: Any) -> Any:
     if pattern is not None and not isinstance(value, str):
         raise _unexpected(value)
     if pattern is not None and pattern.fullmatch(value) is None:
-        raise ValueError(f"invalid {name} value {_shown(value)}")
+        raise ValueError(f"invalid {name} value {_quoted(value)}")
     return value
 
 
@@ -191,7 +191,7 @@ def _scalar(field: Any, value: Any) -> Any:
         name = "bytes" if is_bytes else "string"
         if isinstance(value, str) and (not is_bytes or _BASE64.fullmatch(value)):
             return value
-    raise ValueError(f"invalid value for {name} type: {_shown(value)}")
+    raise ValueError(f"invalid value for {name} type: {_quoted(value)}")
 
 
 def _number_of(value: Any) -> int | float | None:
@@ -216,7 +216,7 @@ def _enum(kind: EnumDescriptor, value: Any) -> Any:
             return long
     elif isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31:
         return value
-    raise ValueError(f"invalid value for enum type: {_shown(value)}")
+    raise ValueError(f"invalid value for enum type: {_quoted(value)}")
 
 
 def _long_payload(value: Any) -> dict[str, Any]:

@@ -255,7 +255,7 @@ class Pusher:
             if error:
                 scaling.failed(state, error, now_ns)
                 return state.not_before_ns
-            scaling.came(state)
+            scaling.worker_polled(state)
             return now_ns + SECOND_NS if not work.context.can_long_poll else 0
 
         return await self._change(work.context, work.version, work.group, note)
@@ -348,7 +348,7 @@ class Pusher:
         def note(state: PushState) -> None:
             if state.starting:
                 state.starting -= 1
-                scaling.came(state)
+                scaling.worker_polled(state)
 
         for name in config.scaling_groups:
             await self._change(context, version, name, note)
@@ -385,7 +385,7 @@ def _find(known: NamespaceDeployments, version: Version) -> WorkerDeploymentVers
 
 
 def _note_first(scaler: Scaler, now_ns: int, state: PushState) -> None:
-    scaling.came(state)
+    scaling.worker_polled(state)
     scaling.started(scaler, state, 1, 0, now_ns)
 
 

@@ -142,12 +142,12 @@ def _settle(scaler: Scaler, state: PushState, backlog: int, alive: int, now_ns: 
     if not backlog:
         # The waiting tasks were taken by some worker.
         state.starting = 0
-        came(state)
+        worker_polled(state)
     arrived = min(max(alive - state.alive_before, 0), state.starting)
     if arrived:
         state.starting -= arrived
         state.alive_before += arrived
-        came(state)
+        worker_polled(state)
     if not state.starting or now_ns < state.starting_until_ns:
         return
     lost, state.starting = state.starting, 0
@@ -170,7 +170,7 @@ def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: in
     state.checked_ns = now_ns
 
 
-def came(state: PushState) -> None:
+def worker_polled(state: PushState) -> None:
     """Record that the target works."""
     state.failures = 0
     state.not_before_ns = 0

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.push.provider import Details, Work
     from whistlestop.net.outbound import Answer
 
-WAKE = "wake"
+START = "wake"
 TASK = "task"
 """The modes: notify of waiting tasks, or send activity tasks, one per request."""
 _KEYS = frozenset({"url", "secret", "mode", "timeout_ms", "task_queues"})
@@ -62,7 +62,7 @@ def timeout_ms_of(details: Details) -> int:
 
 def mode_of(details: Details) -> str:
     """Return the mode; `wake` by default."""
-    return str(details.get("mode") or WAKE)
+    return str(details.get("mode") or START)
 
 
 class Webhook:
@@ -96,8 +96,8 @@ class Webhook:
                 f'the webhook compute provider requires a "secret" of at least {_MIN_SECRET} characters'
             )
         _key(secret)
-        if mode_of(details) not in (WAKE, TASK):
-            raise ProviderError(f'mode must be "{WAKE}" or "{TASK}"')
+        if mode_of(details) not in (START, TASK):
+            raise ProviderError(f'mode must be "{START}" or "{TASK}"')
         timeout = details.get("timeout_ms", _DEFAULT_TIMEOUT_MS)
         if isinstance(timeout, bool) or not isinstance(timeout, int) or not _TIMEOUT_MS[0] <= timeout <= _TIMEOUT_MS[1]:
             raise ProviderError(f"timeout_ms must be an integer between {_TIMEOUT_MS[0]} and {_TIMEOUT_MS[1]}")

@@ -94,10 +94,10 @@ def _flags(of_file: dict[str, Any], file: str, *, everything: bool) -> Iterator[
             value, source = default, _DEFAULT
         if everything or source != _DEFAULT:
             flag = "--drain" if name == "drain_s" else f"--{name.replace('_', '-')}"
-            yield {"flag": flag, "value": _shown(name, value), "source": source}
+            yield {"flag": flag, "value": _printable(name, value), "source": source}
 
 
-def _shown(name: str, value: Any) -> Any:
+def _printable(name: str, value: Any) -> Any:
     from whistlestop.server.config import without_password
 
     if name in _SECRETS and value:

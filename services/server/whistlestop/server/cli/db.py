@@ -29,8 +29,8 @@ def migrate(
             applied = await store.migrate(contract=contract)
             schema = await store.schema_status()
         if as_json:
-            shown = {"applied": applied, "schema_version": schema.version, "contracts": schema.contracts}
-            print_json({"store": config.describe(), **shown})
+            fields = {"applied": applied, "schema_version": schema.version, "contracts": schema.contracts}
+            print_json({"store": config.describe(), **fields})
             return
         done = f"applied {', '.join(applied)};" if applied else "nothing to do,"
         print(f"{config.describe()}: {done} the schema is at version {schema.version}")
@@ -57,8 +57,8 @@ def status(db_filename: DbFilename = "", database_url: DatabaseUrl = "", output:
             verdict = "up to date"
         have, want = schema.version, schema.release_version
         if as_json:
-            shown = {"schema_version": have, "release_version": want, "status": verdict}
-            print_json({"store": config.describe(), **shown, "pending": schema.pending, "contracts": schema.contracts})
+            fields = {"schema_version": have, "release_version": want, "status": verdict}
+            print_json({"store": config.describe(), **fields, "pending": schema.pending, "contracts": schema.contracts})
         else:
             print_table(("store", "schema", "this release", "status"), [(config.describe(), have, want, verdict)])
         return not schema.pending

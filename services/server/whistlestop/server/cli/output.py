@@ -110,21 +110,21 @@ def print_table(
     console = Console(highlight=False, soft_wrap=True)
     cells = [["" if cell is None else escaped(cell) for cell in row] for row in rows]
     widths = [max([cell_len(name), *(cell_len(row[index]) for row in cells)]) for index, name in enumerate(columns)]
-    shown = list(range(len(columns)))
+    visible = list(range(len(columns)))
     for index in reversed(range(len(columns))):
-        if console.is_terminal and columns[index] in optional and _width(widths, shown) > console.width:
-            shown.remove(index)
-    console.width = max(console.width if console.is_terminal else 0, _width(widths, shown), cell_len(title), 40)
+        if console.is_terminal and columns[index] in optional and _width(widths, visible) > console.width:
+            visible.remove(index)
+    console.width = max(console.width if console.is_terminal else 0, _width(widths, visible), cell_len(title), 40)
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
-    for index in shown:
+    for index in visible:
         table.add_column(columns[index], no_wrap=True, overflow="ignore", min_width=widths[index])
     for row in cells:
-        table.add_row(*(Text(row[index]) for index in shown))
+        table.add_row(*(Text(row[index]) for index in visible))
     console.print(table)
 
 
-def _width(widths: Sequence[int], shown: Sequence[int]) -> int:
-    return sum(widths[index] for index in shown) + _PADDING * len(shown) + 2
+def _width(widths: Sequence[int], visible: Sequence[int]) -> int:
+    return sum(widths[index] for index in visible) + _PADDING * len(visible) + 2
 
 
 def print_fields(title: str, fields: Iterable[tuple[str, object]]) -> None:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def serve(server: Server, title: str, hints: Sequence[str]) -> int:
+def serve(server: Server, title: str, advice: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; then drain. Return the exit code. Raise CommandError if it cannot start."""
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        return runner.run(_serve(server, title, hints))
+        return runner.run(_serve(server, title, advice))
     except (BadConfig, BadKeys, InvalidDynamicConfig, StorageError) as error:
         raise CommandError(str(error)) from error
     finally:
@@ -56,13 +56,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(server: Server, title: str, hints: Sequence[str]) -> int:
+async def _serve(server: Server, title: str, advice: Sequence[str]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with server:
-        _announce(server, title, hints)
+        _announce(server, title, advice)
         await server.started()
         # Objects made at the start are permanent: exempt them from the garbage collector, which was off meanwhile.
         gc.freeze()
@@ -75,7 +75,7 @@ async def _serve(server: Server, title: str, hints: Sequence[str]) -> int:
     return 0
 
 
-def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
+def _announce(server: Server, title: str, advice: Sequence[str]) -> None:
     config = server.config
     ip = config.ip
     scheme = "https" if config.tls else "http"
@@ -95,7 +95,7 @@ def _announce(server: Server, title: str, hints: Sequence[str]) -> None:
     lines.append(f"State:   {config.store.describe()}")
     if not config.store.in_memory:
         lines += [f"         applied migration {name}" for name in server.applied_migrations]
-    lines += ["", *hints] if hints else []
+    lines += ["", *advice] if advice else []
     try:
         print("\n".join(lines), flush=True)
     except OSError:  # nobody reads standard output; go on serving

@@ -85,12 +85,12 @@ def start_dev(
     )
     if log_config:
         _print_config(config)
-    hints = []
+    advice = []
     if config.store.in_memory:
-        hints.append("State is in memory and ends with this process. To keep it: --db-filename FILE")
+        advice.append("State is in memory and ends with this process. To keep it: --db-filename FILE")
     if not headless:
-        hints.append("No web UI is shipped. Temporal's works: set its TEMPORAL_ADDRESS to the gRPC address above")
-    return _run(config, "Whistlestop development server", hints)
+        advice.append("No web UI is shipped. Temporal's works: set its TEMPORAL_ADDRESS to the gRPC address above")
+    return _run(config, "Whistlestop development server", advice)
 
 
 def start(
@@ -290,7 +290,7 @@ def _configure_logs(level: str, log_format: str) -> None:
 def _print_config(config: ServerConfig) -> None:
     import json
 
-    shown = {
+    printed = {
         "store": config.store.describe(),
         "ip": config.ip,
         "port": config.port,
@@ -304,10 +304,10 @@ def _print_config(config: ServerConfig) -> None:
         "sqlite_pragmas": dict(config.store.pragmas),
         "services": sorted(config.roles),
     }
-    print(json.dumps(shown, indent=2), file=sys.stderr)
+    print(json.dumps(printed, indent=2), file=sys.stderr)
 
 
-def _run(config: ServerConfig, title: str, hints: list[str]) -> int:
+def _run(config: ServerConfig, title: str, advice: list[str]) -> int:
     from whistlestop.server.cli.message_imports import import_messages_alone
 
     import_messages_alone()
@@ -315,4 +315,4 @@ def _run(config: ServerConfig, title: str, hints: list[str]) -> int:
     from whistlestop.server.cli.serve import serve
     from whistlestop.server.process import Server
 
-    return serve(Server(config), title, hints)
+    return serve(Server(config), title, advice)
