@@ -77,7 +77,7 @@ async def table() -> str:
     assert {f"{role.name}".lower() for role in Role if role} == set(ROLES)
     callers = Callers()
     groups: dict[tuple[str, str], list[str]] = {}
-    for spec in (REGISTRY | OWN_REGISTRY).values():
+    for spec in dict.fromkeys((REGISTRY | OWN_REGISTRY).values()):
         groups.setdefault(await callers.row(spec), []).append(spec.method)
         for field in spec.admin_fields:
             groups.setdefault(await callers.row(spec, field), []).append(f"{spec.method} with a {field}")

@@ -79,7 +79,7 @@ def guarded(world: World, auth: AuthConfig) -> World:
 async def world() -> AsyncIterator[World]:
     made = await new_world()
     await ensure_namespace(made.frontend, "other")
-    made.matching.answers["LookForTasks"] = worker_pb.LookForTasksResponse()
+    made.matching.answers["ProbeBacklog"] = worker_pb.ProbeBacklogResponse()
     yield guarded(made, AuthConfig(DOCUMENT))
     await made.frontend.store.close()
 
@@ -195,7 +195,7 @@ def test_access_levels_match_temporals() -> None:
         "ListSearchAttributes": "read", "AddSearchAttributes": "admin", "DeleteNamespace": "admin",
         "ListNexusEndpoints": "admin", "ListClusters": "admin", "PollWorkflowExecutionUpdate": "read",
         "UpdateTaskQueueConfig": "write", "StopBatchOperation": "write", "FetchWorkerConfig": "read",
-        "PollActivityTaskQueue": "worker", "RespondQueryTaskCompleted": "worker", "LookForTasks": "worker",
+        "PollActivityTaskQueue": "worker", "RespondQueryTaskCompleted": "worker", "ProbeBacklog": "worker",
     }  # fmt: skip
     by_method = {spec.method: spec.access.value for spec in EVERYTHING.values()}
     assert {method: by_method[method] for method in expected} == expected

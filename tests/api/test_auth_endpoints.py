@@ -43,7 +43,7 @@ __all__ = ["history", "launch", "postgres_url", "run_command"]
 SECRET = "a shared secret of more than thirty-two bytes"
 TOKEN = jwt.encode({"sub": "ann", "permissions": ["default:write"]}, SECRET, "HS256")
 SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
-LOOK = "/whistlestop.worker.v1.WorkerService/LookForTasks"
+LOOK = "/whistlestop.worker.v1.WorkerService/ProbeBacklog"
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.bridge.counters import OTHER
-from whistlestop.bridge.pollers import ACTIVITY, PROBE_PATH, WORKFLOW
+from whistlestop.bridge.pollers import ACTIVITY, WORKFLOW
 from whistlestop.bridge.probe_schedule import NotifiedSchedule
+from whistlestop.bridge.probes import OLD_PROBE_PATH, PROBE_PATH
 from whistlestop.bridge.service import Bridge
 from whistlestop.common.clock import SECOND_NS, FakeClock
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import Code, ServiceError, unimplemented
 from whistlestop.common.proto import worker_pb2 as worker_pb
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class FakeTarget:
         self.poll_error: ServiceError | None = None
         self.refused: set[str] = set()
         """What nobody is known by."""
+        self.is_old = False
+        """Knows probes by their name of release 0.1.0 alone."""
         self.garbled = 0
         """So many looks are answered by what is no message."""
         self.changed = asyncio.Event()
@@ -44,7 +47,7 @@ class FakeTarget:
         self.wake_prefix = ""
         self.registered = ""
         self.heartbeats: list[str] = []
-        self.last_probe = worker_pb.LookForTasksRequest()
+        self.last_probe = worker_pb.ProbeBacklogRequest()
 
     def add(self, queue: str, path: str = WORKFLOW) -> None:
         self.tasks[path, queue] += 1
@@ -62,6 +65,9 @@ class FakeTarget:
             raise self.error
         if headers.get("authorization") in self.refused:
             raise ServiceError(Code.PERMISSION_DENIED, "Request unauthorized.")
+        if path == (PROBE_PATH if self.is_old else OLD_PROBE_PATH):
+            raise unimplemented(f"unknown method {path}")
+        path = PROBE_PATH if path == OLD_PROBE_PATH else path
         if path == PROBE_PATH and self.garbled:
             self.garbled -= 1
             return b"\xff"
@@ -80,7 +86,7 @@ class FakeTarget:
         return self.answers.get(path, b"")
 
     async def _probe(self, body: bytes, timeout_s: float) -> bytes:
-        request = self.last_probe = worker_pb.LookForTasksRequest.FromString(body)
+        request = self.last_probe = worker_pb.ProbeBacklogRequest.FromString(body)
         self.heartbeats += (each.worker_instance_key for each in request.heartbeats)
         wakes = bool(self.wake_prefix) and request.wake_queue.startswith(self.wake_prefix)
         self.registered = request.wake_queue if wakes else ""
@@ -89,7 +95,7 @@ class FakeTarget:
             workflow = [self.tasks[WORKFLOW, poll.task_queue.name] for poll in request.workflow_polls]
             activity = [self.tasks[ACTIVITY, poll.task_queue.name] for poll in request.activity_polls]
             if any(workflow + activity) or not self.holds or self.clock.steady_ns() >= end_ns:
-                return worker_pb.LookForTasksResponse(
+                return worker_pb.ProbeBacklogResponse(
                     workflow_tasks=workflow,
                     activity_tasks=activity,
                     holds=self.holds,

@@ -52,7 +52,7 @@ async def test_an_idle_worker_makes_fewer_than_four_calls_a_minute(bench: Bench)
         await bench.advance(60)
         await beat
     assert len(bench.target.calls) - before < 4 * 10
-    assert {name for _, name in bench.target.calls[before:]} == {"LookForTasks", "RecordWorkerHeartbeat"}
+    assert {name for _, name in bench.target.calls[before:]} == {"ProbeBacklog", "RecordWorkerHeartbeat"}
     await ended(*worker)
 
 
@@ -72,7 +72,7 @@ async def test_an_idle_worker_of_a_server_makes_two_calls_a_minute(holding: Benc
 async def test_probe_intervals_grow_up_to_thirty_seconds(bench: Bench) -> None:
     worker = bench.worker()
     await bench.advance(600)
-    at = bench.target.named("LookForTasks")
+    at = bench.target.named("ProbeBacklog")
     pauses = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert pauses[0] < 0.15
     assert max(pauses) == pytest.approx(30, abs=0.1)
@@ -85,11 +85,11 @@ async def test_a_call_through_the_bridge_causes_a_probe_at_once(bench: Bench, me
     """The next look comes at once, though the worker was idle for long."""
     worker = bench.worker()
     await bench.advance(600)
-    before = len(bench.target.named("LookForTasks"))
+    before = len(bench.target.named("ProbeBacklog"))
     call = asyncio.ensure_future(bench.call(method))
     await bench.advance(0.1)
     await call
-    assert len(bench.target.named("LookForTasks")) > before
+    assert len(bench.target.named("ProbeBacklog")) > before
     await ended(*worker)
 
 
@@ -402,11 +402,11 @@ async def test_one_task_costs_one_probe(bench: Bench) -> None:
     poll = bench.poll()
     await bench.advance(600)
     await ended(poll)
-    before = len(bench.target.named("LookForTasks"))
+    before = len(bench.target.named("ProbeBacklog"))
     bench.target.add("q")
     await ended(await on_its_way(bench, bench.poll()))
     await bench.advance(0.2)
-    assert len(bench.target.named("LookForTasks")) == before + 1
+    assert len(bench.target.named("ProbeBacklog")) == before + 1
 
 
 async def test_no_probe_is_sent_during_a_call_that_makes_work(bench: Bench) -> None:
@@ -414,20 +414,20 @@ async def test_no_probe_is_sent_during_a_call_that_makes_work(bench: Bench) -> N
     worker = bench.worker()
     await bench.advance(2)
     bench.target.lag_s = 0.2
-    before = len(bench.target.named("LookForTasks"))
+    before = len(bench.target.named("ProbeBacklog"))
     call = asyncio.ensure_future(bench.call("RespondActivityTaskCompleted"))
     for _ in range(19):
         await bench.advance(0.01)
-    assert len(bench.target.named("LookForTasks")) == before
+    assert len(bench.target.named("ProbeBacklog")) == before
     await bench.advance(0.02)
     assert call.done()
-    assert len(bench.target.named("LookForTasks")) == before + 1
+    assert len(bench.target.named("ProbeBacklog")) == before + 1
     await ended(*worker)
 
 
 async def test_the_pollers_of_a_worker_share_its_first_probe(bench: Bench) -> None:
     worker = bench.worker()
     await bench.advance(0.05)
-    assert len(bench.target.named("LookForTasks")) == 1
+    assert len(bench.target.named("ProbeBacklog")) == 1
     assert len(bench.target.last_probe.workflow_polls) + len(bench.target.last_probe.activity_polls) == 3
     await ended(*worker)

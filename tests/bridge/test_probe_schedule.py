@@ -51,7 +51,7 @@ async def test_an_idle_worker_makes_fewer_than_one_call_a_minute(woken: Bench) -
         await woken.advance(59.9)
         await heartbeat(woken)
     assert 40 < len(woken.target.calls) - before < 60
-    assert {name for _, name in woken.target.calls[before:]} == {"LookForTasks"}
+    assert {name for _, name in woken.target.calls[before:]} == {"ProbeBacklog"}
     assert len(woken.target.heartbeats) > 40
 
 
@@ -71,7 +71,7 @@ async def test_a_lost_message_is_made_up_for(woken: Bench) -> None:
 
 async def test_duplicate_and_late_messages_only_cost_probes(woken: Bench) -> None:
     """Each task is handed out once."""
-    before = len(woken.target.named("LookForTasks"))
+    before = len(woken.target.named("ProbeBacklog"))
     woken.target.add("q")
     for _ in range(5):
         woken.queue.message()
@@ -81,7 +81,7 @@ async def test_duplicate_and_late_messages_only_cost_probes(woken: Bench) -> Non
         await woken.advance(1)
     assert woken.bridge.counters.tasks == 1
     assert len(woken.target.named("PollWorkflowTaskQueue")) == 1
-    assert len(woken.target.named("LookForTasks")) - before <= 6
+    assert len(woken.target.named("ProbeBacklog")) - before <= 6
 
 
 async def test_a_message_that_overtakes_its_task(woken: Bench) -> None:
@@ -95,12 +95,12 @@ async def test_a_message_that_overtakes_its_task(woken: Bench) -> None:
 
 async def test_a_call_without_a_message_is_followed_by_a_probe(woken: Bench) -> None:
     """Most calls make no task, so it waits for the message for a moment."""
-    before = len(woken.target.named("LookForTasks"))
+    before = len(woken.target.named("ProbeBacklog"))
     call = asyncio.ensure_future(woken.call("RespondActivityTaskCompleted"))
     woken.target.add("q")
     await woken.advance(0.1)
     await call
-    assert len(woken.target.named("LookForTasks")) == before
+    assert len(woken.target.named("ProbeBacklog")) == before
     await woken.advance(MESSAGE_DELAY_S)
     assert woken.bridge.counters.tasks == 1
 
@@ -196,7 +196,7 @@ async def test_a_heartbeat_is_kept_while_probes_fail(woken: Bench) -> None:
     woken.target.heartbeats.clear()
     woken.target.error = unavailable("down")
     await woken.advance(NOTIFIED_INTERVAL_S)
-    assert woken.target.named("LookForTasks")
+    assert woken.target.named("ProbeBacklog")
     woken.target.error = None
     woken.target.heartbeats.clear()
     await woken.advance(15)

@@ -168,7 +168,7 @@ async def test_calls_are_counted_by_kind(functions: tuple[str, Front]) -> None:
             await client.execute_workflow(Parcel.run, "tea", id="counted", task_queue=QUEUE)
     counters = running.counters
     assert counters.total == len(front.paths)
-    assert counters.calls["probe"] == front.paths.count("LookForTasks")
+    assert counters.calls["probe"] == front.paths.count("ProbeBacklog")
     assert counters.calls["poll"] == sum(path.startswith("Poll") for path in front.paths)
     assert counters.tasks == 1
 

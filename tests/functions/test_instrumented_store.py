@@ -132,10 +132,10 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
     inner: Any = _Store()
     store, other = instrumented(inner, None, traces), traces.client(_Other(), "matching")
     await asyncio.gather(
-        store.commit(Transition(())), other.call("FireDue", internal_pb2.FireDueRequest(), CallContext())
+        store.commit(Transition(())), other.call("FireTimers", internal_pb2.FireTimersRequest(), CallContext())
     )
     with pytest.raises(RuntimeError):
-        await other.call("Breaks", internal_pb2.FireDueRequest(), CallContext())
+        await other.call("Breaks", internal_pb2.FireTimersRequest(), CallContext())
     monkeypatch.setenv("_X_AMZN_TRACE_ID", SAMPLED.replace("Sampled=1", "Sampled=0"))
     await store.commit(Transition(()))
     traces.close()
@@ -150,7 +150,7 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
     assert sorted(sent, key=str) == sorted(
         [
             {"name": "storage.commit", **place, **at},
-            {"name": "matching", **place, **at, "namespace": "remote", "annotations": {"method": "FireDue"}},
+            {"name": "matching", **place, **at, "namespace": "remote", "annotations": {"method": "FireTimers"}},
             {
                 "name": "matching",
                 **place,

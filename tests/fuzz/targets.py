@@ -53,7 +53,7 @@ PAGED = [
 SERVICE = "/temporal.api.workflowservice.v1.WorkflowService"
 PATHS = (
     f"{SERVICE}/StartWorkflowExecution", f"{SERVICE}/ListWorkflowExecutions", f"{SERVICE}/RespondWorkflowTaskCompleted",
-    f"{SERVICE}/CreateSchedule", "/whistlestop.worker.v1.WorkerService/LookForTasks",
+    f"{SERVICE}/CreateSchedule", "/whistlestop.worker.v1.WorkerService/ProbeBacklog",
     "/api/v1/namespaces/default/workflows/w", "/api/v1/namespaces/default/workflows", "/api/v1/namespaces/default/schedules/s",
     "/api/v1/namespaces/default/activities/a", "/api/v1/namespaces", "/cluster/namespaces",
     "/namespaces/default/task-queues/q/nexus-services/s/o", "/namespaces/default/task-queues/q/nexus-services/s/o/cancel",

@@ -121,8 +121,8 @@ async def test_timers_of_others_fire_beside_a_row_that_cannot_be_processed(backe
         await eventually(fired)
     else:
         await backend.clock.advance(20)
-        found = await backend.history.call("FireDue", internal_pb2.FireDueRequest(limit=50), CallContext())
-        assert isinstance(found, internal_pb2.FireDueResponse)
+        found = await backend.history.call("FireTimers", internal_pb2.FireTimersRequest(limit=50), CallContext())
+        assert isinstance(found, internal_pb2.FireTimersResponse)
         assert (found.timers, found.more) == (3, False)
         assert found.next_due_ns > backend.clock.now_ns(), "what can't be processed is not due again at once"
         await backend.history.transfers.drain()

@@ -1,4 +1,4 @@
-"""LookForTasks: where something waits, told without taking it."""
+"""ProbeBacklog: where something waits, told without taking it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from whistlestop.common.versioning.deployments import ROW_NAME, ROW_TYPE
 from whistlestop.matching.config import MatchingConfig
 
 
-def request(*queues: str, limit: int = 0) -> worker_pb.LookForTasksRequest:
+def request(*queues: str, limit: int = 0) -> worker_pb.ProbeBacklogRequest:
     """Workflow polls of these queues, and an activity poll of the first."""
-    return worker_pb.LookForTasksRequest(
+    return worker_pb.ProbeBacklogRequest(
         namespace="ns",
         workflow_polls=[
             rr.PollWorkflowTaskQueueRequest(task_queue=queue_pb.TaskQueue(name=name), identity="me") for name in queues
@@ -32,14 +32,14 @@ def request(*queues: str, limit: int = 0) -> worker_pb.LookForTasksRequest:
 
 
 def probe(bench: Bench, *queues: str, limit: int = 0, can_long_poll: bool = True) -> asyncio.Task[Any]:
-    return asyncio.ensure_future(bench.ask("LookForTasks", request(*queues, limit=limit), can_long_poll=can_long_poll))
+    return asyncio.ensure_future(bench.ask("ProbeBacklog", request(*queues, limit=limit), can_long_poll=can_long_poll))
 
 
 async def test_counts_come_in_the_order_of_the_request_and_up_to_the_limit() -> None:
     bench = Bench()
     bench.commit("a", "b", "c", queue="two")
     bench.commit("d", queue="one", task_type=2)
-    assert await probe(bench, "one", "two", limit=2) == worker_pb.LookForTasksResponse(
+    assert await probe(bench, "one", "two", limit=2) == worker_pb.ProbeBacklogResponse(
         workflow_tasks=[0, 2], activity_tasks=[1], nexus_tasks=[], holds=True
     )
     # Nothing was taken.
@@ -47,7 +47,7 @@ async def test_counts_come_in_the_order_of_the_request_and_up_to_the_limit() -> 
     await bench.matching.close()
 
 
-def _of_a_version(polls: worker_pb.LookForTasksRequest) -> worker_pb.LookForTasksRequest:
+def _of_a_version(polls: worker_pb.ProbeBacklogRequest) -> worker_pb.ProbeBacklogRequest:
     for options in (polls.workflow_polls[0].deployment_options, polls.activity_polls[0].deployment_options):
         options.deployment_name = "shop"
         options.build_id = "1.0"
@@ -59,7 +59,7 @@ async def test_a_version_is_registered_by_its_first_probe() -> None:
     """A bridge polls only where a task waits, and without a version there is no task for it."""
     bench = Bench()
     polls = _of_a_version(request("one"))
-    await bench.ask("LookForTasks", polls, can_long_poll=False)
+    await bench.ask("ProbeBacklog", polls, can_long_poll=False)
     row = bench.rows.queues[NAMESPACE, ROW_NAME, ROW_TYPE]
     [deployment] = NamespaceDeployments.FromString(row.data).deployments
     [version] = (each.worker_deployment_version_info for each in deployment.versions)
@@ -71,7 +71,7 @@ async def test_a_version_is_registered_by_its_first_probe() -> None:
 async def test_a_worker_that_another_instance_saw_leave_polls_no_more() -> None:
     """No instance of a function remembers it."""
     bench = Bench()
-    await bench.ask("LookForTasks", _of_a_version(request("one")), can_long_poll=False)
+    await bench.ask("ProbeBacklog", _of_a_version(request("one")), can_long_poll=False)
     describe = rr.DescribeTaskQueueRequest(task_queue=queue_pb.TaskQueue(name="one"))
     described = await bench.ask("DescribeTaskQueue", describe, can_long_poll=False)
     assert [poller.identity for poller in described.pollers] == ["me"]
@@ -149,7 +149,7 @@ async def test_a_notification_queue_is_registered_for_the_probed_queues() -> Non
     bench = Bench(FUNCTION)
     polls = request("one", "two")
     polls.wake_queue = "stack-bridge-7"
-    answer = await bench.ask("LookForTasks", polls, can_long_poll=False)
+    answer = await bench.ask("ProbeBacklog", polls, can_long_poll=False)
     assert (answer.wakes, answer.notification_queue_prefix) == (True, "stack-bridge-")
     registered = {key: row for key, row in bench.rows.pollers.items() if row.identity == "stack-bridge-7"}
     assert sorted(registered) == [
@@ -157,10 +157,10 @@ async def test_a_notification_queue_is_registered_for_the_probed_queues() -> Non
         (NAMESPACE, "two", -1, "stack-bridge-7"),
     ]  # fmt: skip
     writes = bench.rows.writes
-    await bench.ask("LookForTasks", polls, can_long_poll=False)
+    await bench.ask("ProbeBacklog", polls, can_long_poll=False)
     assert bench.rows.writes == writes
     await bench.clock.advance(70)
-    await bench.ask("LookForTasks", polls, can_long_poll=False)
+    await bench.ask("ProbeBacklog", polls, can_long_poll=False)
     assert bench.rows.writes == writes + 1
     row = bench.rows.pollers[NAMESPACE, "two", -1, "stack-bridge-7"]
     assert row.expires_ns - bench.clock.now_ns() == 300 * 10**9
@@ -173,7 +173,7 @@ async def test_a_notification_queue_with_another_prefix_is_not_registered(name: 
     bench = Bench(FUNCTION)
     polls = request("one")
     polls.wake_queue = name
-    answer = await bench.ask("LookForTasks", polls, can_long_poll=False)
+    answer = await bench.ask("ProbeBacklog", polls, can_long_poll=False)
     assert (answer.wakes, answer.notification_queue_prefix) == (False, "stack-bridge-")
     assert {row.identity for row in bench.rows.pollers.values()} == {"me"}
     await bench.matching.close()
@@ -184,7 +184,7 @@ async def test_a_process_with_long_polls_sends_no_notifications() -> None:
     polls = request("one")
     polls.wake_queue = "stack-bridge-7"
     bench.commit("a", queue="one")
-    answer = await bench.ask("LookForTasks", polls)
+    answer = await bench.ask("ProbeBacklog", polls)
     assert (answer.holds, answer.wakes, answer.notification_queue_prefix) == (True, False, "")
     await bench.matching.close()
 
@@ -193,7 +193,7 @@ async def test_heartbeats_sent_with_a_probe_count() -> None:
     bench = Bench(MatchingConfig(remote_notifications=False))
     polls = request("one")
     polls.heartbeats.append(workers_pb.WorkerHeartbeat(worker_instance_key="k1", worker_identity="me"))
-    await bench.ask("LookForTasks", polls, can_long_poll=False)
+    await bench.ask("ProbeBacklog", polls, can_long_poll=False)
     listed = await bench.ask("ListWorkers", rr.ListWorkersRequest())
     assert [info.worker_instance_key for info in listed.workers] == ["k1"]
     await bench.matching.close()

@@ -139,8 +139,8 @@ async def test_a_description_shows_when_a_poller_was_seen_by_the_date_as_it_is_n
 async def test_a_probe_waits_as_long_as_without_a_jump(jump_s: float) -> None:
     bench = Bench()
     poll = rr.PollWorkflowTaskQueueRequest(task_queue={"name": "q"})  # type: ignore[arg-type]
-    request = looks_pb.LookForTasksRequest(namespace="ns", workflow_polls=[poll])
-    looking = asyncio.ensure_future(bench.matching.call("LookForTasks", request, bench.context(30)))
+    request = looks_pb.ProbeBacklogRequest(namespace="ns", workflow_polls=[poll])
+    looking = asyncio.ensure_future(bench.matching.call("ProbeBacklog", request, bench.context(30)))
     await settle()
     await bench.clock.advance(1)
     bench.clock.set_wall(jump_s)

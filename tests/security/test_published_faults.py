@@ -83,9 +83,9 @@ INNER_NAMESPACES = {
     "RespondWorkflowTaskCompleted.commands.start_child_workflow_execution_command_attributes.namespace": "below",
     "RespondWorkflowTaskCompleted.commands.signal_external_workflow_execution_command_attributes.namespace": "below",
     "RespondWorkflowTaskCompleted.commands.request_cancel_external_workflow_execution_command_attributes.namespace": "below",
-    "LookForTasks.workflow_polls.namespace": "not read: the outer one counts, below",
-    "LookForTasks.activity_polls.namespace": "not read: the outer one counts, below",
-    "LookForTasks.nexus_polls.namespace": "not read: the outer one counts, below",
+    "ProbeBacklog.workflow_polls.namespace": "not read: the outer one counts, below",
+    "ProbeBacklog.activity_polls.namespace": "not read: the outer one counts, below",
+    "ProbeBacklog.nexus_polls.namespace": "not read: the outer one counts, below",
     "CreateNexusEndpoint.spec.target.worker.namespace": "an admin of the cluster's to choose",
     "UpdateNexusEndpoint.spec.target.worker.namespace": "an admin of the cluster's to choose",
 }
@@ -117,9 +117,9 @@ async def test_a_probe_counts_tasks_of_its_own_namespace(place: Town) -> None:
     """Whatever the polls that it is put together of say."""
     await place.start("victim")
     polls: dict[str, Any] = {"workflow_polls": [{"namespace": "victim", "task_queue": QUEUE, "identity": "w"}]}
-    assert list((await place.call("LookForTasks", "victim", "victim-worker", **polls)).workflow_tasks) == [1]
-    assert (await place.refusal("LookForTasks", "victim", "mallory-worker", **polls)).startswith("PERMISSION_DENIED")
-    looking = asyncio.ensure_future(place.call("LookForTasks", "mallory", "mallory-worker", **polls))
+    assert list((await place.call("ProbeBacklog", "victim", "victim-worker", **polls)).workflow_tasks) == [1]
+    assert (await place.refusal("ProbeBacklog", "victim", "mallory-worker", **polls)).startswith("PERMISSION_DENIED")
+    looking = asyncio.ensure_future(place.call("ProbeBacklog", "mallory", "mallory-worker", **polls))
     await place.later(40)
     assert list((await looking).workflow_tasks) == [0]
 

@@ -76,7 +76,7 @@ ELSEWHERE = {
     "UpdateActivityOptions": "below",
     "StartBatchOperation": "below: its activity options are those of UpdateActivityOptions",
     "UpdateNexusEndpoint": "below",
-    "LookForTasks": "below",
+    "ProbeBacklog": "below",
     "RecordWorkerHeartbeat": "says where a worker polls, and changes no queue",
     "UpdateWorkflowExecution": "callbacks of a kind that is not served",
     "StartNexusOperationExecution": "callbacks of a kind that is not served",
@@ -214,7 +214,7 @@ async def test_an_endpoint_is_not_led_there(place: Town) -> None:
 
 async def test_a_probe_of_a_reserved_queue_counts_as_a_refused_poll(place: Town) -> None:
     """So that the poll is sent and hears why; it tells nothing of what waits there, and nobody counts as a poller."""
-    reply = await place.call("LookForTasks", "victim", workflow_polls=[{"task_queue": {"name": OWN}, "identity": "x"}])
+    reply = await place.call("ProbeBacklog", "victim", workflow_polls=[{"task_queue": {"name": OWN}, "identity": "x"}])
     assert list(reply.workflow_tasks) == [1]
     described = await place.call("DescribeTaskQueue", "victim", task_queue={"name": OWN}, task_queue_type=1)
     assert [poller.identity for poller in described.pollers if poller.identity == "x"] == []

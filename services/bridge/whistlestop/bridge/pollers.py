@@ -1,4 +1,4 @@
-"""The polls of workers: they wait here, and a single check (LookForTasks) for all of them goes to the target.
+"""The polls of workers: they wait here, and a single check (ProbeBacklog) for all of them goes to the target.
 
 A poll is passed on only after a check has found a task for it; waiting polls cost the target nothing. A task that was
 received for a poll goes to that poll or, if it was cancelled meanwhile, to another one of the same queue, worker and
@@ -15,11 +15,11 @@ import logging
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from google.protobuf.message import DecodeError
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.bridge.counters import POLL, PROBE
+from whistlestop.bridge.counters import POLL
 from whistlestop.bridge.heartbeats import Heartbeats
+from whistlestop.bridge.probes import Prober
 from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import Code, ServiceError
@@ -50,7 +50,6 @@ POLLS: Final[Mapping[str, type[PollRequest]]] = {
     ACTIVITY: rr.PollActivityTaskQueueRequest,
     NEXUS: rr.PollNexusTaskQueueRequest,
 }
-PROBE_PATH: Final = "/whistlestop.worker.v1.WorkerService/LookForTasks"
 
 LONG_POLL_S = 60.0
 MARGIN_S = 3.0
@@ -113,7 +112,7 @@ class _Probe:
 
     keys: frozenset[Key]
     """Queues that need no other check now: those in the check, and those with polls that were passed on."""
-    task: asyncio.Task[bytes]
+    task: asyncio.Task[worker_pb.ProbeBacklogResponse]
     is_long_poll: bool
     superseded: bool = field(default=False)
 
@@ -126,6 +125,7 @@ class NamespacePolls:
     ) -> None:
         self._namespace = namespace
         self._target = target
+        self._prober = Prober(target)
         self._clock = clock
         self.schedule = schedule
         self._counters = counters
@@ -302,7 +302,7 @@ class NamespacePolls:
     ) -> dict[Key, int] | None:
         """Return the number of waiting tasks by queue; None if the check was replaced by another one."""
         by_key = {key: next(iter(self._waiting[key])) for key in keys}
-        request = worker_pb.LookForTasksRequest(namespace=self._namespace)
+        request = worker_pb.ProbeBacklogRequest(namespace=self._namespace)
         ordered: dict[str, list[Key]] = {WORKFLOW: [], ACTIVITY: [], NEXUS: []}
         lists = {
             WORKFLOW: request.workflow_polls, ACTIVITY: request.activity_polls, NEXUS: request.nexus_polls
@@ -317,14 +317,12 @@ class NamespacePolls:
         request.wake_queue = self.schedule.notification_queue
         is_long_poll = self.long_polls
         timeout_s = LONG_POLL_S if is_long_poll else SHORT_PROBE_S
-        work = self._target.call(PROBE_PATH, request.SerializeToString(), headers, timeout_s, PROBE)
+        work = self._prober.probe(request, headers, timeout_s)
         # A notification may be for a queue whose poll was passed on: check it when the poll is back.
         self._probed = frozenset(by_key) if is_prompted else frozenset(by_key) | self._busy
         self._probe = probe = _Probe(self._probed, asyncio.ensure_future(work), is_long_poll)
         try:
-            answer = worker_pb.LookForTasksResponse.FromString(await probe.task)
-        except DecodeError:
-            raise ServiceError(Code.INTERNAL, "the target's answer to LookForTasks can't be parsed") from None
+            answer = await probe.task
         except asyncio.CancelledError:
             probe.task.cancel()
             task = asyncio.current_task()
@@ -452,6 +450,5 @@ def _version(request: PollRequest) -> str:
 
 async def long_polls(target: Target, namespace: str, headers: Mapping[str, str]) -> bool:
     """Ask the target whether it holds calls at no cost. Raises ServiceError."""
-    request = worker_pb.LookForTasksRequest(namespace=namespace)
-    answer = await target.call(PROBE_PATH, request.SerializeToString(), headers, SHORT_PROBE_S, PROBE)
-    return worker_pb.LookForTasksResponse.FromString(answer).holds
+    answer = await Prober(target).probe(worker_pb.ProbeBacklogRequest(namespace=namespace), headers, SHORT_PROBE_S)
+    return answer.holds

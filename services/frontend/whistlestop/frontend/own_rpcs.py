@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from whistlestop.common.proto import worker_pb2 as worker_pb
+from whistlestop.common.renamed_rpcs import OLD_NAMES
 from whistlestop.frontend.registry import Access, RpcSpec, Served
 
 WORKER_SERVICE = "whistlestop.worker.v1.WorkerService"
 
-_LOOK = RpcSpec(
-    full_name=f"{WORKER_SERVICE}/LookForTasks",
+_PROBE_BACKLOG = RpcSpec(
+    full_name=f"{WORKER_SERVICE}/ProbeBacklog",
     service=WORKER_SERVICE,
-    method="LookForTasks",
-    request_type=worker_pb.LookForTasksRequest,
-    response_type=worker_pb.LookForTasksResponse,
+    method="ProbeBacklog",
+    request_type=worker_pb.ProbeBacklogRequest,
+    response_type=worker_pb.ProbeBacklogResponse,
     served=Served.MATCHING,
     feature=None,
     access=Access.WORKER,
@@ -22,5 +23,8 @@ _LOOK = RpcSpec(
     long_poll=True,
 )
 
-OWN_REGISTRY: dict[str, RpcSpec] = {_LOOK.full_name: _LOOK}
-"""RPCs by `package.Service/Method`."""
+OWN_REGISTRY: dict[str, RpcSpec] = {
+    _PROBE_BACKLOG.full_name: _PROBE_BACKLOG,
+    f"{WORKER_SERVICE}/{OLD_NAMES[_PROBE_BACKLOG.method]}": _PROBE_BACKLOG,
+}
+"""RPCs by `package.Service/Method`, under their present name and that of release 0.1.0."""

@@ -19,6 +19,7 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages.nesting import bound_of
 from whistlestop.common.messages.storable import nul_field
 from whistlestop.common.messages.times import refused_time
+from whistlestop.common.renamed_rpcs import OLD_NAMES, call_renamed, current_name
 from whistlestop.common.throttle import ThrottledWarnings
 from whistlestop.frontend.api import Rules, UnknownSearchAttribute, parts_of
 from whistlestop.frontend.api.switches import guards
@@ -155,6 +156,7 @@ class Frontend:
             if spec is None:
                 service, _, method = full_rpc_name.partition("/")
                 raise unimplemented(f"unknown method {method} for service {service}")
+            current_name(full_rpc_name.rpartition("/")[2])
             route = self._routes[full_rpc_name] = self._route(spec)
         return route
 
@@ -216,6 +218,8 @@ class Frontend:
             return _refusal(spec)
         client = self.history if spec.served is Served.HISTORY else self.matching
         method = spec.method
+        if method in OLD_NAMES:
+            return lambda request, context: call_renamed(client, method, request, context)
         return lambda request, context: client.call(method, request, context)
 
     async def _enter_namespace(self, route: _Route, request: Message, context: CallContext) -> CallContext:

@@ -54,7 +54,7 @@ _MAX_NAME_LENGTH = 80
 
 
 class BacklogProbes:
-    """Serve LookForTasks."""
+    """Serve ProbeBacklog."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class BacklogProbes:
             for event in events:
                 event.set()
 
-    async def probe(self, request: worker_pb.LookForTasksRequest, context: CallContext) -> Reply:
+    async def probe(self, request: worker_pb.ProbeBacklogRequest, context: CallContext) -> Reply:
         """Count the waiting tasks of each queue; in a long-lived process, wait until there are some.
 
         Counts stop at the request's limit. Without any task the answer comes shortly before the caller's deadline.
@@ -114,7 +114,7 @@ class BacklogProbes:
         else:
             counts = await self._count_once(polls, limit, context, notification_queue)
         workflow, activity = len(request.workflow_polls), len(request.activity_polls)
-        return worker_pb.LookForTasksResponse(
+        return worker_pb.ProbeBacklogResponse(
             workflow_tasks=counts[:workflow],
             activity_tasks=counts[workflow : workflow + activity],
             nexus_tasks=counts[workflow + activity :],
@@ -239,7 +239,7 @@ def _is_allowed_queue_name(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and len(name) <= _MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
-def _polls_of(request: worker_pb.LookForTasksRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:
+def _polls_of(request: worker_pb.ProbeBacklogRequest, namespace_id: str) -> Iterator[tuple[QueueKey, PollRequest]]:
     for workflow in request.workflow_polls:
         yield queue_of(namespace_id, workflow, WORKFLOW), workflow
     for activity in request.activity_polls:

@@ -138,7 +138,7 @@ class Matching:
             "DescribeWorker": self._describe_worker,
             "DescribeVersionQueues": self._descriptions.version_queues,
             "HasPoller": self._has_poller,
-            "LookForTasks": self._probes.probe,
+            "ProbeBacklog": self._probes.probe,
             "CheckCompute": self._check_compute,
             "PushWorkers": self._push_workers,
             "OfferTasks": self._offer_tasks,

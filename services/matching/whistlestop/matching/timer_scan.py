@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.renamed_rpcs import call_renamed
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import ServiceClient
@@ -52,7 +53,7 @@ class StoredTimerScan:
         if not await self._store.has_expired_rows(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
             return
         try:
-            await self._history.call("FireDue", internal.FireDueRequest(), context)
+            await call_renamed(self._history, "FireTimers", internal.FireTimersRequest(), context)
         except ServiceError as error:
             # The poll has its own work to do; another one will try again.
             log.warning("due timers and transfer tasks could not be processed: %r", error)

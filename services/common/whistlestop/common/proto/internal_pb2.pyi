@@ -223,8 +223,8 @@ class ResetStickyTaskRequest(_message.Message):
 Global___ResetStickyTaskRequest: _TypeAlias = ResetStickyTaskRequest  # noqa: Y015
 
 @_typing.final
-class FireDueRequest(_message.Message):
-    """matching or a schedule -> history: fire a page of the timers that are due, and deliver what was left in the outbox."""
+class FireTimersRequest(_message.Message):
+    """matching or a schedule -> history: fire a page of expired timers, and deliver overdue transfer tasks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,10 +242,10 @@ class FireDueRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FireDueRequest: _TypeAlias = FireDueRequest  # noqa: Y015
+Global___FireTimersRequest: _TypeAlias = FireTimersRequest  # noqa: Y015
 
 @_typing.final
-class FireDueResponse(_message.Message):
+class FireTimersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMERS_FIELD_NUMBER: _builtins.int
@@ -272,7 +272,7 @@ class FireDueResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FireDueResponse: _TypeAlias = FireDueResponse  # noqa: Y015
+Global___FireTimersResponse: _TypeAlias = FireTimersResponse  # noqa: Y015
 
 @_typing.final
 class HasPollerRequest(_message.Message):

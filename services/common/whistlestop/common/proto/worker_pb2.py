@@ -26,17 +26,19 @@ from temporalio.api.worker.v1 import message_pb2 as temporal_dot_api_dot_worker_
 from temporalio.api.workflowservice.v1 import request_response_pb2 as temporal_dot_api_dot_workflowservice_dot_v1_dot_request__response__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%whistlestop/common/proto/worker.proto\x12\x15whistlestop.worker.v1\x1a$temporal/api/worker/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"\x87\x03\n\x13LookForTasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12U\n\x0eworkflow_polls\x18\x02 \x03(\x0b\x32=.temporal.api.workflowservice.v1.PollWorkflowTaskQueueRequest\x12U\n\x0e\x61\x63tivity_polls\x18\x03 \x03(\x0b\x32=.temporal.api.workflowservice.v1.PollActivityTaskQueueRequest\x12O\n\x0bnexus_polls\x18\x04 \x03(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\r\n\x05limit\x18\x05 \x01(\x05\x12;\n\nheartbeats\x18\x06 \x03(\x0b\x32\'.temporal.api.worker.v1.WorkerHeartbeat\x12\x12\n\nwake_queue\x18\x07 \x01(\t\"\x94\x01\n\x14LookForTasksResponse\x12\x16\n\x0eworkflow_tasks\x18\x01 \x03(\x05\x12\x16\n\x0e\x61\x63tivity_tasks\x18\x02 \x03(\x05\x12\x13\n\x0bnexus_tasks\x18\x03 \x03(\x05\x12\r\n\x05holds\x18\x04 \x01(\x08\x12\x19\n\x11wake_queue_prefix\x18\x05 \x01(\t\x12\r\n\x05wakes\x18\x06 \x01(\x08\x32x\n\rWorkerService\x12g\n\x0cLookForTasks\x12*.whistlestop.worker.v1.LookForTasksRequest\x1a+.whistlestop.worker.v1.LookForTasksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%whistlestop/common/proto/worker.proto\x12\x15whistlestop.worker.v1\x1a$temporal/api/worker/v1/message.proto\x1a\x36temporal/api/workflowservice/v1/request_response.proto\"\x87\x03\n\x13ProbeBacklogRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12U\n\x0eworkflow_polls\x18\x02 \x03(\x0b\x32=.temporal.api.workflowservice.v1.PollWorkflowTaskQueueRequest\x12U\n\x0e\x61\x63tivity_polls\x18\x03 \x03(\x0b\x32=.temporal.api.workflowservice.v1.PollActivityTaskQueueRequest\x12O\n\x0bnexus_polls\x18\x04 \x03(\x0b\x32:.temporal.api.workflowservice.v1.PollNexusTaskQueueRequest\x12\r\n\x05limit\x18\x05 \x01(\x05\x12;\n\nheartbeats\x18\x06 \x03(\x0b\x32\'.temporal.api.worker.v1.WorkerHeartbeat\x12\x12\n\nwake_queue\x18\x07 \x01(\t\"\x94\x01\n\x14ProbeBacklogResponse\x12\x16\n\x0eworkflow_tasks\x18\x01 \x03(\x05\x12\x16\n\x0e\x61\x63tivity_tasks\x18\x02 \x03(\x05\x12\x13\n\x0bnexus_tasks\x18\x03 \x03(\x05\x12\r\n\x05holds\x18\x04 \x01(\x08\x12\x19\n\x11wake_queue_prefix\x18\x05 \x01(\t\x12\r\n\x05wakes\x18\x06 \x01(\x08\x32\xe6\x01\n\rWorkerService\x12g\n\x0cProbeBacklog\x12*.whistlestop.worker.v1.ProbeBacklogRequest\x1a+.whistlestop.worker.v1.ProbeBacklogResponse\x12l\n\x0cLookForTasks\x12*.whistlestop.worker.v1.ProbeBacklogRequest\x1a+.whistlestop.worker.v1.ProbeBacklogResponse\"\x03\x88\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whistlestop.common.proto.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOOKFORTASKSREQUEST']._serialized_start=159
-  _globals['_LOOKFORTASKSREQUEST']._serialized_end=550
-  _globals['_LOOKFORTASKSRESPONSE']._serialized_start=553
-  _globals['_LOOKFORTASKSRESPONSE']._serialized_end=701
-  _globals['_WORKERSERVICE']._serialized_start=703
-  _globals['_WORKERSERVICE']._serialized_end=823
+  _globals['_WORKERSERVICE'].methods_by_name['LookForTasks']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['LookForTasks']._serialized_options = b'\210\002\001'
+  _globals['_PROBEBACKLOGREQUEST']._serialized_start=159
+  _globals['_PROBEBACKLOGREQUEST']._serialized_end=550
+  _globals['_PROBEBACKLOGRESPONSE']._serialized_start=553
+  _globals['_PROBEBACKLOGRESPONSE']._serialized_end=701
+  _globals['_WORKERSERVICE']._serialized_start=704
+  _globals['_WORKERSERVICE']._serialized_end=934
 # @@protoc_insertion_point(module_scope)

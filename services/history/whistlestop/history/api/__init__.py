@@ -41,7 +41,7 @@ _METHODS_OF = {
         "RefreshDrainage", "RerouteTasks",
     ),
     "fire_timers": (
-        "FireDue",
+        "FireTimers",
     ),
     "executions": (
         "RequestCancelWorkflowExecution", "TerminateWorkflowExecution", "DeleteWorkflowExecution",

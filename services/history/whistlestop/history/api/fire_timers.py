@@ -1,4 +1,4 @@
-"""FireDue: process due timers and transfer tasks on request, since nothing runs in a function between calls."""
+"""FireTimers: process due timers and transfer tasks on request, since nothing runs in a function between calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OUTBOX_GRACE_NS = 1_000_000_000
 """Younger transfer tasks are being delivered by the calls that wrote them."""
 
 
-async def fire_timers(service: History, request: internal_pb2.FireDueRequest, context: CallContext) -> Reply:
+async def fire_timers(service: History, request: internal_pb2.FireTimersRequest, context: CallContext) -> Reply:
     """Process one page of due timers and overdue transfer tasks. Repeated or concurrent calls are harmless.
 
     Mostly nothing is due, which one statement finds out. The next deadline is returned to callers that set a limit: to
@@ -33,7 +33,7 @@ async def fire_timers(service: History, request: internal_pb2.FireDueRequest, co
         await service.transfers.drain(context.deadline_ns)
     # Counted from before the check, so that what became due meanwhile is not overlooked.
     nearest = await service.store.next_timers(0, SLOTS, began_ns, 1) if request.limit else []
-    return internal_pb2.FireDueResponse(
+    return internal_pb2.FireTimersResponse(
         timers=timers,
         transfers=transfers,
         more=limit in (timers, transfers),
@@ -41,4 +41,4 @@ async def fire_timers(service: History, request: internal_pb2.FireDueRequest, co
     )
 
 
-METHODS["FireDue"] = fire_timers
+METHODS["FireTimers"] = fire_timers

@@ -31,6 +31,7 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.messages.times import refused_time
 from whistlestop.common.proto import deployment_pb2, internal_pb2, nexus_pb2, worker_pb2
+from whistlestop.common.renamed_rpcs import current_name
 from whistlestop.net.rpc_status import packed, unpacked
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _unwrap(
     event: Envelope, clock: Clock, *, can_long_poll: bool, latest_ns: int | None
 ) -> tuple[str, Message, CallContext]:
     try:
-        method, fields = str(event["method"]), event.get("context", {})
+        method, fields = current_name(str(event["method"])), event.get("context", {})
         request = request_type(method).FromString(_bytes(event["request"]))
         timeout_ms = fields.get("timeout_ms")
         caller_deadline_ns = None if timeout_ms is None else clock.steady_ns() + int(timeout_ms) * MILLISECOND_NS
