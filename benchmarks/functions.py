@@ -222,11 +222,11 @@ async def measure_schedule(line: Line, client: Client, mode: str, actions: int) 
 async def workflows(count: int) -> list[Measured]:
     """Measure all workloads, for each way in which workers are notified."""
     found = []
-    for mode, wake_queue in (("pulled", ""), ("pulled, woken", "auto")):
+    for mode, notification_queue in (("pulled", ""), ("pulled, woken", "auto")):
         for together, instances in INSTANCES.items():
             async with (
                 postgres.migrated_database() as url,
-                built(url, wake_queue=wake_queue, instances=instances) as line,
+                built(url, notification_queue=notification_queue, instances=instances) as line,
             ):
                 client = await Client.connect(line.bridge.address)
                 async with Worker(
@@ -250,14 +250,14 @@ async def on_demand(count: int, lives_s: float, max_idle_s: float) -> list[Measu
     A worker's life serves one workflow, or `count` of them.
     """
     found = []
-    async with postgres.migrated_database() as url, built(url, wake_queue="", instances=INSTANCES[1]) as line:
+    async with postgres.migrated_database() as url, built(url, notification_queue="", instances=INSTANCES[1]) as line:
         client = await Client.connect(line.bridge.address)
         async with pushed(line, Workers(QUEUE, lives_s, max_idle_s)) as workers:
             for name in WORKLOADS:
                 for each in (1, count):
                     found.append(await measure_pushed(line, client, workers, name, each))
                     show(found[-1])
-    async with postgres.migrated_database() as url, built(url, wake_queue="", instances=INSTANCES[1]) as line:
+    async with postgres.migrated_database() as url, built(url, notification_queue="", instances=INSTANCES[1]) as line:
         client = await Client.connect(line.bridge.address)
         async with hooked(line) as tasks, Worker(client, task_queue=QUEUE, workflows=[Hooked]):
             found.append(await measure(line, client, "echo", "webhook", count, 1, echo_by_webhook))
@@ -326,8 +326,8 @@ async def idle(minutes: float, modes: Sequence[str]) -> list[Idle]:
     found = []
     for mode in modes:
         async with postgres.fresh_database() as url:
-            wake_queue = "auto" if mode == "a worker, woken" else ""
-            async with built(url, wake_queue=wake_queue) as line:
+            notification_queue = "auto" if mode == "a worker, woken" else ""
+            async with built(url, notification_queue=notification_queue) as line:
                 client = await Client.connect(line.bridge.address)
                 for number in range(20):
                     await line.cloud.start(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 from temporalio.client import Client
 
 from tests.patience import PATIENCE_S
-from whistlestop.server.cli.bridge import _listen_address
+from whistlestop.bridge import BridgeConfig
+from whistlestop.bridge.counters import PROBE, Counters
+from whistlestop.server.cli.bridge import _listen_address, _notification_queue
 from whistlestop.server.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -87,3 +90,43 @@ def test_a_bridge_needs_no_grpcio_and_imports_nothing_heavy() -> None:
         "temporalio.client",
     }
     assert unwanted.intersection(json.loads(done.stdout)) == set()
+
+
+def test_the_old_name_of_the_notification_queue_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert _notification_queue("auto", "") == "auto"
+    assert caplog.records == []
+    assert _notification_queue("", "https://sqs/q") == "https://sqs/q"
+    assert _notification_queue("auto", "https://sqs/q") == "auto"
+    assert [record.message.split()[0] for record in caplog.records] == ["--wake-queue"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (("--notification-queue", "mine"), {}),
+        (("--wake-queue", "mine"), {}),
+        ((), {"WHISTLESTOP_NOTIFICATION_QUEUE": "mine"}),
+        ((), {"WHISTLESTOP_WAKE_QUEUE": "mine"}),
+    ],
+)
+def test_the_notification_queue_is_given_by_either_name(
+    arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--target", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", *arguments],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "the notification queue must be `auto` or the URL" in done.stderr) == (2, True)
+    is_old = "--wake-queue" in arguments or "WHISTLESTOP_WAKE_QUEUE" in environment
+    assert ("is called --notification-queue" in done.stderr) == is_old
+
+
+def test_old_names_in_python_are_taken_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="notification_queue"):
+        config = BridgeConfig("http://x", wake_queue="auto")
+    assert config.notification_queue == "auto"
+    counters = Counters()
+    counters.calls[PROBE] += 2
+    with pytest.warns(DeprecationWarning, match="probe"):
+        assert counters.calls["look"] == 2
+    assert counters.copy().calls[PROBE] == 2

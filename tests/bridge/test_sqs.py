@@ -200,6 +200,6 @@ async def test_without_permission_to_create_a_queue_the_bridge_only_probes(
 
 async def test_a_running_bridge_takes_auto_or_a_url(client: Any) -> None:
     with pytest.raises(ValueError, match="notification queue"):
-        RunningBridge(BridgeConfig("http://127.0.0.1:1", wake_queue="mine"))
-    async with RunningBridge(BridgeConfig("http://127.0.0.1:1", wake_queue="auto", region="eu-central-1")):
+        RunningBridge(BridgeConfig("http://127.0.0.1:1", notification_queue="mine"))
+    async with RunningBridge(BridgeConfig("http://127.0.0.1:1", notification_queue="auto", region="eu-central-1")):
         assert names(client) == []

@@ -57,7 +57,7 @@ async def built(
     *,
     seed: int = 0,
     faults: fake_aws.Faults = NO_FAULTS,
-    wake_queue: str = "auto",
+    notification_queue: str = "auto",
     instances: int = INSTANCES,
     old: Release | None = None,
 ) -> AsyncIterator[Line]:
@@ -89,7 +89,7 @@ async def built(
         front = Front(cloud)
         url = await stack.enter_async_context(serving(front))
         stack.enter_context(mock.patch.object(SqsNotificationQueue, "_client", return_value=fake.client()))
-        config = BridgeConfig(url, wake_queue=wake_queue, log_every_s=0)
+        config = BridgeConfig(url, notification_queue=notification_queue, log_every_s=0)
         bridge = await stack.enter_async_context(RunningBridge(config))
         yield Line(running, cloud, front, fake, bridge)
 

@@ -198,7 +198,7 @@ async def test_an_idle_worker_is_notified_through_its_queue(
     with door_to(stack.outputs["Endpoint"], PORT) as target:
         async with (
             asyncio.timeout(SDK_S),
-            connect(target, sigv4=True, region=REGION, wake_queue="auto") as client,
+            connect(target, sigv4=True, region=REGION, notification_queue="auto") as client,
             Worker(client, task_queue="parcels", workflows=[programs.Parcel]),
         ):
             while not queues():  # noqa: ASYNC110 - of another process

@@ -32,6 +32,7 @@ async def connect(
     tls_ca: str = "",
     tls_cert: str = "",
     tls_key: str = "",
+    notification_queue: str = "",
     wake_queue: str = "",
     config: BridgeConfig | None = None,
     **client_options: Any,
@@ -40,7 +41,7 @@ async def connect(
 
     `client_options` are those of `Client.connect` (`namespace=`, `data_converter=`, `interceptors=`, …). `config`
     sets all options of the bridge at once, instead of those here. Raises RuntimeError when the target cannot be
-    reached.
+    reached. `wake_queue` is the name of `notification_queue` in release 0.1.0.
     """
     from temporalio.client import Client
 
@@ -52,6 +53,7 @@ async def connect(
         tls_ca=tls_ca,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        notification_queue=notification_queue,
         wake_queue=wake_queue,
     )
     async with RunningBridge(config) as running:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 PROBE, POLL, WAIT, HEARTBEAT, OTHER = "probe", "poll", "wait", "heartbeat", "call"
 KINDS = (PROBE, POLL, WAIT, HEARTBEAT, OTHER)
 
 
+class _ByKind(Counter[str]):
+    """Counts by kind. Probes had another kind in release 0.1.0."""
+
+    def __getitem__(self, kind: str) -> int:
+        if kind == "look":
+            warnings.warn('the kind "look" is called "probe" now', DeprecationWarning, stacklevel=2)
+            kind = PROBE
+        return super().__getitem__(kind)
+
+
 class Counters:
     """Counters that only grow. `calls` is by kind: checks, polls, waits of clients, heartbeats, the rest."""
 
     def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
+        self.calls: Counter[str] = _ByKind()
         self.failures: Counter[str] = Counter()
         self.tasks = 0
         """Tasks handed to workers."""

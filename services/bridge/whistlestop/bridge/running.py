@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import warnings
 from dataclasses import field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -54,9 +55,16 @@ class BridgeConfig:
     most_idle_s: float = 30.0
     """The longest interval of checks for tasks, if the target cannot hold them."""
     wake_queue: str = ""
-    """SQS queue for notifications of tasks: `auto` creates one, or its URL; empty: none."""
+    """The name of `notification_queue` in release 0.1.0."""
     log_every_s: float = 60.0
     """Interval of log lines with the counters; 0: never."""
+    notification_queue: str = ""
+    """SQS queue for notifications of tasks: `auto` creates one, or its URL; empty: none."""
+
+    def __post_init__(self) -> None:
+        if self.wake_queue:
+            warnings.warn("wake_queue is called notification_queue now", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "notification_queue", self.notification_queue or self.wake_queue)
 
 
 class RunningBridge:
@@ -121,13 +129,17 @@ class RunningBridge:
 
 
 def _notification_queue(config: BridgeConfig, counters: Counters) -> SqsNotificationQueue | None:
-    if not config.wake_queue:
+    if not config.notification_queue:
         return None
     from whistlestop.bridge.sqs import AUTO, SqsNotificationQueue
 
-    if config.wake_queue != AUTO and not urlsplit(config.wake_queue).scheme.startswith("http"):
-        raise ValueError(f"the notification queue must be `{AUTO}` or the URL of a queue, not {config.wake_queue!r}")
-    return SqsNotificationQueue(config.wake_queue, counters=counters, region=config.region or region_of(config.target))
+    if config.notification_queue != AUTO and not urlsplit(config.notification_queue).scheme.startswith("http"):
+        raise ValueError(
+            f"the notification queue must be `{AUTO}` or the URL of a queue, not {config.notification_queue!r}"
+        )
+    return SqsNotificationQueue(
+        config.notification_queue, counters=counters, region=config.region or region_of(config.target)
+    )
 
 
 def _auth(config: BridgeConfig) -> Auth:

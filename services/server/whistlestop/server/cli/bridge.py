@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from whistlestop.bridge import BridgeConfig
 
+log = logging.getLogger(__name__)
+
 app = typer.Typer(rich_markup_mode=None)
 
 
@@ -61,15 +63,19 @@ def bridge(
     most_idle_s: Annotated[
         float, typer.Option("--most-idle", min=0.05, help="Longest interval of checks for tasks, in s.")
     ] = 30.0,
-    wake_queue: Annotated[
+    notification_queue: Annotated[
         str,
         typer.Option(
-            "--wake-queue",
+            "--notification-queue",
             metavar="auto|URL",
-            envvar="WHISTLESTOP_WAKE_QUEUE",
+            envvar="WHISTLESTOP_NOTIFICATION_QUEUE",
             help="SQS queue for notifications of tasks: `auto` creates one, or its URL. By default none.",
             show_default=False,
         ),
+    ] = "",
+    wake_queue: Annotated[
+        str,
+        typer.Option("--wake-queue", envvar="WHISTLESTOP_WAKE_QUEUE", hidden=True),
     ] = "",
     allow_anonymous: AllowAnonymous = False,
     log_every_s: Annotated[
@@ -87,7 +93,8 @@ def bridge(
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     config = BridgeConfig(
         target, str(address), api_key=api_key, sigv4=sigv4, region=region, signed_service=signed_service, tls_ca=tls_ca,
-        tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s, wake_queue=wake_queue,
+        tls_cert=tls_cert, tls_key=tls_key, most_idle_s=most_idle_s, log_every_s=log_every_s,
+        notification_queue=_notification_queue(notification_queue, wake_queue),
     )  # fmt: skip
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -96,6 +103,16 @@ def bridge(
         raise CommandError(str(error), 2) from error
     except OSError as error:
         raise CommandError(str(error)) from error
+
+
+def _notification_queue(queue: str, old: str) -> str:
+    """Return the queue, given by its option or by the one of release 0.1.0, which is warned of."""
+    if old:
+        log.warning(
+            "--wake-queue (WHISTLESTOP_WAKE_QUEUE) is called --notification-queue (WHISTLESTOP_NOTIFICATION_QUEUE) now: "
+            "the next release does not take the old name"
+        )
+    return queue or old
 
 
 def _listen_address(text: str, *, allow_anonymous: bool) -> ListenAddress:
