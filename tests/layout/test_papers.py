@@ -41,7 +41,7 @@ def test_links_and_paths_lead_somewhere(path: Path) -> None:
 
 
 def test_terms_are_explained_once() -> None:
-    """A term stands in one row of the glossary, and no house word that is being replaced is a term of the project."""
+    """A term stands in one row of the glossary, and no house word is a term of the project."""
     text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
     sections = {part.partition("\n")[0]: part for part in text.split("\n## ")[1:]}
     terms = {name: re.findall(r"^\| (?!-)([^|]+?) \|", part, re.MULTILINE)[1:] for name, part in sections.items()}
