@@ -1,4 +1,4 @@
-"""Every door asks: gRPC, Connect, the JSON API and Nexus of a server, and the function; and none tells a secret to the log."""
+"""Every endpoint authenticates: gRPC, Connect, the JSON API, Nexus and the function; none logs a secret."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = ["history", "launch", "postgres_url", "run_command"]
 SECRET = "a shared secret of more than thirty-two bytes"
 TOKEN = jwt.encode({"sub": "ann", "permissions": ["default:write"]}, SECRET, "HS256")
 SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
-LOOK = "/whistlestop.worker.v1.WorkerService/ProbeBacklog"
+PROBE = "/whistlestop.worker.v1.WorkerService/ProbeBacklog"
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ async def test_connect_requires_a_credential(http: httpx.AsyncClient) -> None:
 
 
 async def test_probing_the_backlog_needs_the_worker_role(http: httpx.AsyncClient) -> None:
-    look = {"namespace": "default"}
-    assert (await http.post(LOOK, json=look)).status_code == 403
-    assert (await http.post(LOOK, json=look, headers=bearer(SECRETS["reader"]))).status_code == 403
+    probe = {"namespace": "default"}
+    assert (await http.post(PROBE, json=probe)).status_code == 403
+    assert (await http.post(PROBE, json=probe, headers=bearer(SECRETS["reader"]))).status_code == 403
     headers = {**bearer(SECRETS["worker"]), "connect-timeout-ms": "50"}
-    assert (await http.post(LOOK, json=look, headers=headers)).status_code != 403
+    assert (await http.post(PROBE, json=probe, headers=headers)).status_code != 403
 
 
 async def test_the_json_api_requires_a_credential(http: httpx.AsyncClient) -> None:

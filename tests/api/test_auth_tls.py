@@ -1,4 +1,4 @@
-"""TLS and client certificates at the doors, alone and beside keys."""
+"""TLS and client certificates at the endpoints, alone and beside keys."""
 
 from __future__ import annotations
 

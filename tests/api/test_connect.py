@@ -66,7 +66,7 @@ async def test_json_goes_in_and_comes_out(world: World) -> None:
 
 
 async def test_the_operator_service_is_there_too(world: World) -> None:
-    """One door for both."""
+    """One endpoint for both."""
     request = HttpRequest(
         "POST", "/temporal.api.operatorservice.v1.OperatorService/ListClusters", "", {"content-type": _JSON}, b"{}"
     )

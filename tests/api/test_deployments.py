@@ -268,21 +268,21 @@ async def test_a_description_checks_all_draining_versions_in_one_query(
             await site.complete(task, build_id, PINNED)
     store: Any = site.backend.store
     counted = store.count_visibility_groups
-    looks = []
+    checks = []
 
     async def counting(*arguments: Any) -> Any:
-        looks.append(arguments)
+        checks.append(arguments)
         return await counted(*arguments)
 
     monkeypatch.setattr(type(store), "count_visibility_groups", lambda _, *arguments: counting(*arguments))
     await site.statuses()
-    assert looks == []
+    assert checks == []
     await site.backend.clock.advance(181)
     for _ in range(2):
         assert await site.statuses() == {"7": CURRENT, "3": DRAINING} | dict.fromkeys("012456", DRAINED)
-        assert len(looks) == 1
+        assert len(checks) == 1
     await site.call("ListWorkerDeployments")
-    assert len(looks) == 1
+    assert len(checks) == 1
 
 
 def _told(task: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Nexus over HTTP at its door: what of a request goes on, and what is refused before anything is asked."""
+"""Nexus over HTTP at its endpoint: what of a request goes on, and what is refused before anything is asked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIGNED = {
 
 
 async def ask(world: World, path: str, headers: dict[str, str]) -> HttpAnswer:
-    """The answer of the door; history would let the handler succeed, and take any completion."""
+    """The answer of the endpoint; history would let the handler succeed, and take any completion."""
     answer = DispatchNexusTaskResponse()
     answer.response.start_operation.sync_success.SetInParent()
     world.history.answers |= {"DispatchNexusTask": answer, "CompleteNexusOperation": answer}

@@ -40,7 +40,7 @@ class FakeTarget:
         self.is_old = False
         """Knows probes by their name of release 0.1.0 alone."""
         self.garbled = 0
-        """So many looks are answered by what is no message."""
+        """The number of probes that get an unreadable answer."""
         self.changed = asyncio.Event()
         self.lag_s = 0.01
         self.answers: dict[str, bytes] = {}

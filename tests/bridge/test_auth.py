@@ -79,7 +79,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.sdk
 async def test_an_order_goes_through_with_the_bridges_key(target: str) -> None:
-    """Looks, polls and completions of the bridge included."""
+    """Probes, polls and completions of the bridge included."""
     async with asyncio.timeout(PATIENCE_S), connect(target, api_key=KEY) as client:
         worker = Worker(client, task_queue=QUEUE, workflows=[Order, Parcel], activities=[charge])
         async with worker:

@@ -57,7 +57,7 @@ async def test_an_idle_worker_makes_fewer_than_four_calls_a_minute(bench: Bench)
 
 
 async def test_an_idle_worker_of_a_server_makes_two_calls_a_minute(holding: Bench) -> None:
-    """A held look and a heartbeat."""
+    """A waiting probe and a heartbeat."""
     worker = holding.worker()
     await holding.advance(120)
     before = len(holding.target.calls)
@@ -82,7 +82,7 @@ async def test_probe_intervals_grow_up_to_thirty_seconds(bench: Bench) -> None:
 
 @pytest.mark.parametrize("method", ["StartWorkflowExecution", "RespondActivityTaskCompleted", "QueryWorkflow"])
 async def test_a_call_through_the_bridge_causes_a_probe_at_once(bench: Bench, method: str) -> None:
-    """The next look comes at once, though the worker was idle for long."""
+    """The next probe comes at once, though the worker was idle for long."""
     worker = bench.worker()
     await bench.advance(600)
     before = len(bench.target.named("ProbeBacklog"))
@@ -125,7 +125,7 @@ async def test_a_waiting_probe_answers_as_soon_as_there_is_a_task(holding: Bench
 
 
 async def test_a_new_queue_is_probed_at_once(holding: Bench) -> None:
-    """A look that is held knows nothing of it, and is given up."""
+    """A waiting probe does not include it, and is replaced."""
     first = holding.poll("one")
     await holding.advance(10)
     holding.target.add("two")
@@ -145,7 +145,7 @@ async def test_a_poll_ends_empty_before_its_deadline(bench: Bench) -> None:
 
 
 async def test_polls_outlast_a_target_that_is_down(bench: Bench) -> None:
-    """They wait on, looks are tried at growing intervals, and go on when it is back."""
+    """They wait on, probes are tried at growing intervals, and go on when it is back."""
     poll = bench.poll()
     bench.target.error = unavailable("down")
     await bench.advance(40)
@@ -183,7 +183,7 @@ async def test_a_task_taken_for_a_poll_that_went_away_goes_to_another(bench: Ben
     bench.target.add("q")
     bench.target.lag_s = 1.0
     gone, stays = bench.poll(), bench.poll()
-    await bench.advance(1.5)  # the look is answered, the poll on its way
+    await bench.advance(1.5)  # the probe is answered, the poll on its way
     gone.cancel()
     await bench.advance(2)
     assert rr.PollWorkflowTaskQueueResponse.FromString(await stays).task_token == b"t"
@@ -220,7 +220,7 @@ async def test_a_poll_that_is_on_its_way_ends_with_its_worker_too(bench: Bench) 
     """Once it comes back empty; and so does what the worker still sends."""
     poll = bench.poll(worker_instance_key="a")
     bench.target.add("q")
-    await bench.advance(0.025)  # the look is answered, the poll on its way
+    await bench.advance(0.025)  # the probe is answered, the poll on its way
     bench.target.tasks.clear()
     request = rr.ShutdownWorkerRequest(namespace="default", worker_instance_key="a")
     call = asyncio.ensure_future(bench.call("ShutdownWorker", request.SerializeToString()))
@@ -232,7 +232,7 @@ async def test_a_poll_that_is_on_its_way_ends_with_its_worker_too(bench: Bench) 
 
 
 async def test_no_call_of_a_worker_follows_its_shutdown_to_a_function(bench: Bench) -> None:
-    """It remembers nobody: a look that arrives afterwards would make the worker known again."""
+    """It remembers nobody: a probe that arrives afterwards would make the worker known again."""
     bench.target.lag_s = 1.0
     poll = bench.poll(worker_instance_key="a")
     await bench.advance(0.5)
@@ -240,7 +240,7 @@ async def test_no_call_of_a_worker_follows_its_shutdown_to_a_function(bench: Ben
     call = asyncio.ensure_future(bench.call("ShutdownWorker", request.SerializeToString()))
     await bench.advance(0.3)
     assert await poll == b""
-    assert not bench.target.named("ShutdownWorker"), "the look is on its way"
+    assert not bench.target.named("ShutdownWorker"), "the probe is on its way"
     await bench.advance(0.3)
     assert bench.target.named("ShutdownWorker")
     await bench.advance(1)
@@ -255,8 +255,8 @@ async def test_versions_of_one_queue_are_probed_separately(holding: Bench) -> No
     )
     polls = [holding.poll(deployment_options=each) for each in options]
     await holding.advance(1)
-    looked = {poll.deployment_options.build_id for poll in holding.target.last_probe.workflow_polls}
-    assert looked == {"1.0", "2.0"}
+    probed = {poll.deployment_options.build_id for poll in holding.target.last_probe.workflow_polls}
+    assert probed == {"1.0", "2.0"}
     for poll in polls:
         poll.cancel()
     await asyncio.gather(*polls, return_exceptions=True)
@@ -308,12 +308,12 @@ async def on_its_way(bench: Bench, poll: asyncio.Task[bytes]) -> asyncio.Task[by
 async def test_a_task_of_a_cancelled_poll_waits_for_the_next_poll(bench: Bench) -> None:
     await ended(await on_its_way(bench, bench.poll()))
     await bench.advance(1)
-    stranger = bench.poll(identity="somebody")
+    other = bench.poll(identity="somebody")
     await bench.advance(0.1)
-    assert not stranger.done()
+    assert not other.done()
     assert rr.PollWorkflowTaskQueueResponse.FromString(await bench.poll()).task_token == b"t"
     assert (bench.target.tasks.total(), len(bench.target.named("PollWorkflowTaskQueue"))) == (0, 1)
-    await ended(stranger)
+    await ended(other)
 
 
 async def test_a_task_of_a_cancelled_poll_is_kept_for_a_limited_time(bench: Bench) -> None:
@@ -350,7 +350,7 @@ async def test_a_refused_probe_does_not_affect_other_credentials(bench: Bench) -
 
 
 async def test_a_poll_that_fails_is_sent_again_soon_and_then_less_often(bench: Bench) -> None:
-    """The task is still there. An idle worker would not look for half a minute."""
+    """The task is still there. An idle worker would not probe for half a minute."""
     poll = bench.poll()
     await bench.advance(600)
     await ended(poll)
@@ -398,7 +398,7 @@ async def test_a_bridge_that_closes_does_not_wait_for_ever(bench: Bench) -> None
 
 
 async def test_one_task_costs_one_probe(bench: Bench) -> None:
-    """Whoever polls for one task at a time learns by the look itself that no other waits."""
+    """Whoever polls for one task at a time learns by the probe itself that no other waits."""
     poll = bench.poll()
     await bench.advance(600)
     await ended(poll)
@@ -410,7 +410,7 @@ async def test_one_task_costs_one_probe(bench: Bench) -> None:
 
 
 async def test_no_probe_is_sent_during_a_call_that_makes_work(bench: Bench) -> None:
-    """Its end is the time to look."""
+    """The probe follows its end."""
     worker = bench.worker()
     await bench.advance(2)
     bench.target.lag_s = 0.2

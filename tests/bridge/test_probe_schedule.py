@@ -1,4 +1,4 @@
-"""A bridge that is woken: how seldom it looks by itself, how soon when told, and what faults of the queue do.
+"""A bridge with notifications: how rarely it probes, how soon after a message, and faults of the queue.
 
 Time is fake: a minute takes no minute.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def woken() -> AsyncIterator[Bench]:
+async def notified() -> AsyncIterator[Bench]:
     """With ten pollers or so, a registered notification queue, and nothing to do for long."""
     bench = Bench(registered=True)
     worker = bench.worker()
@@ -43,112 +43,112 @@ async def heartbeat(bench: Bench, key: str = "k", status: int = enums.WORKER_STA
     await call
 
 
-async def test_an_idle_worker_makes_fewer_than_one_call_a_minute(woken: Bench) -> None:
-    """An hour, its heartbeats of every minute included: they ride along with the looks."""
-    await heartbeat(woken)
-    before = len(woken.target.calls)
+async def test_an_idle_worker_makes_fewer_than_one_call_a_minute(notified: Bench) -> None:
+    """An hour, its heartbeats of every minute included: they ride along with the probes."""
+    await heartbeat(notified)
+    before = len(notified.target.calls)
     for _ in range(60):
-        await woken.advance(59.9)
-        await heartbeat(woken)
-    assert 40 < len(woken.target.calls) - before < 60
-    assert {name for _, name in woken.target.calls[before:]} == {"ProbeBacklog"}
-    assert len(woken.target.heartbeats) > 40
+        await notified.advance(59.9)
+        await heartbeat(notified)
+    assert 40 < len(notified.target.calls) - before < 60
+    assert {name for _, name in notified.target.calls[before:]} == {"ProbeBacklog"}
+    assert len(notified.target.heartbeats) > 40
 
 
-async def test_a_message_causes_a_probe_at_once(woken: Bench) -> None:
-    woken.target.add("q")
-    woken.queue.message()
-    await woken.advance(0.1)
-    assert woken.bridge.counters.tasks == 1
+async def test_a_message_causes_a_probe_at_once(notified: Bench) -> None:
+    notified.target.add("q")
+    notified.queue.message()
+    await notified.advance(0.1)
+    assert notified.bridge.counters.tasks == 1
 
 
-async def test_a_lost_message_is_made_up_for(woken: Bench) -> None:
-    """By the looks that it makes by itself."""
-    woken.target.add("q")
-    await woken.advance(NOTIFIED_INTERVAL_S + 0.1)
-    assert woken.bridge.counters.tasks == 1
+async def test_a_lost_message_is_made_up_for(notified: Bench) -> None:
+    """By the probes that it makes by itself."""
+    notified.target.add("q")
+    await notified.advance(NOTIFIED_INTERVAL_S + 0.1)
+    assert notified.bridge.counters.tasks == 1
 
 
-async def test_duplicate_and_late_messages_only_cost_probes(woken: Bench) -> None:
+async def test_duplicate_and_late_messages_only_cost_probes(notified: Bench) -> None:
     """Each task is handed out once."""
-    before = len(woken.target.named("ProbeBacklog"))
-    woken.target.add("q")
+    before = len(notified.target.named("ProbeBacklog"))
+    notified.target.add("q")
     for _ in range(5):
-        woken.queue.message()
-    await woken.advance(0.1)
+        notified.queue.message()
+    await notified.advance(0.1)
     for _ in range(3):
-        woken.queue.message()
-        await woken.advance(1)
-    assert woken.bridge.counters.tasks == 1
-    assert len(woken.target.named("PollWorkflowTaskQueue")) == 1
-    assert len(woken.target.named("ProbeBacklog")) - before <= 6
+        notified.queue.message()
+        await notified.advance(1)
+    assert notified.bridge.counters.tasks == 1
+    assert len(notified.target.named("PollWorkflowTaskQueue")) == 1
+    assert len(notified.target.named("ProbeBacklog")) - before <= 6
 
 
-async def test_a_message_that_overtakes_its_task(woken: Bench) -> None:
+async def test_a_message_that_overtakes_its_task(notified: Bench) -> None:
     """It is looked for once more soon after."""
-    woken.queue.message()
-    await woken.advance(0.5)
-    woken.target.add("q")
-    await woken.advance(5)
-    assert woken.bridge.counters.tasks == 1
+    notified.queue.message()
+    await notified.advance(0.5)
+    notified.target.add("q")
+    await notified.advance(5)
+    assert notified.bridge.counters.tasks == 1
 
 
-async def test_a_call_without_a_message_is_followed_by_a_probe(woken: Bench) -> None:
+async def test_a_call_without_a_message_is_followed_by_a_probe(notified: Bench) -> None:
     """Most calls make no task, so it waits for the message for a moment."""
-    before = len(woken.target.named("ProbeBacklog"))
-    call = asyncio.ensure_future(woken.call("RespondActivityTaskCompleted"))
-    woken.target.add("q")
-    await woken.advance(0.1)
+    before = len(notified.target.named("ProbeBacklog"))
+    call = asyncio.ensure_future(notified.call("RespondActivityTaskCompleted"))
+    notified.target.add("q")
+    await notified.advance(0.1)
     await call
-    assert len(woken.target.named("ProbeBacklog")) == before
-    await woken.advance(MESSAGE_DELAY_S)
-    assert woken.bridge.counters.tasks == 1
+    assert len(notified.target.named("ProbeBacklog")) == before
+    await notified.advance(MESSAGE_DELAY_S)
+    assert notified.bridge.counters.tasks == 1
 
 
-async def test_a_backlog_is_worked_off_on_one_message(woken: Bench) -> None:
+async def test_a_backlog_is_worked_off_on_one_message(notified: Bench) -> None:
     """Five pollers at a time, until nothing is left."""
     for _ in range(23):
-        woken.target.add("q")
-    woken.queue.message()
-    await woken.advance(1)
-    assert woken.bridge.counters.tasks == 23
+        notified.target.add("q")
+    notified.queue.message()
+    await notified.advance(1)
+    assert notified.bridge.counters.tasks == 23
 
 
-async def test_a_message_that_comes_while_polls_are_on_their_way(woken: Bench) -> None:
+async def test_a_message_that_comes_while_polls_are_on_their_way(notified: Bench) -> None:
     """What it tells of is found when they are back."""
-    woken.target.add("q")
-    woken.queue.message()
-    await woken.advance(0.015)  # the look is answered, the poll on its way
-    woken.target.add("q")
-    woken.queue.message()
-    await woken.advance(0.2)
-    assert woken.bridge.counters.tasks == 2
+    notified.target.add("q")
+    notified.queue.message()
+    await notified.advance(0.015)  # the probe is answered, the poll on its way
+    notified.target.add("q")
+    notified.queue.message()
+    await notified.advance(0.2)
+    assert notified.bridge.counters.tasks == 2
 
 
-async def test_without_its_queue_the_bridge_probes_as_without_notifications(woken: Bench) -> None:
+async def test_without_its_queue_the_bridge_probes_as_without_notifications(notified: Bench) -> None:
     """And goes back to sleep when it is heard again."""
-    woken.queue.rename("")
-    await woken.advance(0.1)
-    assert woken.target.registered == ""
-    await woken.advance(120)
-    before = len(woken.target.calls)
-    await woken.advance(600)
-    assert 15 < len(woken.target.calls) - before < 40
-    woken.queue.rename("stack-bridge-2")
-    await woken.advance(30)
-    assert woken.target.registered == "stack-bridge-2"
-    before = len(woken.target.calls)
-    await woken.advance(600)
-    assert len(woken.target.calls) - before < 10
+    notified.queue.rename("")
+    await notified.advance(0.1)
+    assert notified.target.registered == ""
+    await notified.advance(120)
+    before = len(notified.target.calls)
+    await notified.advance(600)
+    assert 15 < len(notified.target.calls) - before < 40
+    notified.queue.rename("stack-bridge-2")
+    await notified.advance(30)
+    assert notified.target.registered == "stack-bridge-2"
+    before = len(notified.target.calls)
+    await notified.advance(600)
+    assert len(notified.target.calls) - before < 10
 
 
-async def test_a_target_that_stops_notifying_is_probed_more_often(woken: Bench) -> None:
+async def test_a_target_that_stops_notifying_is_probed_more_often(notified: Bench) -> None:
     """As when its next release knows nothing of notification queues."""
-    woken.target.wake_prefix = ""
-    await woken.advance(200)
-    before = len(woken.target.calls)
-    await woken.advance(600)
-    assert 15 < len(woken.target.calls) - before < 40
+    notified.target.wake_prefix = ""
+    await notified.advance(200)
+    before = len(notified.target.calls)
+    await notified.advance(600)
+    assert 15 < len(notified.target.calls) - before < 40
 
 
 async def test_no_queue_is_created_for_a_target_without_notifications() -> None:
@@ -158,23 +158,23 @@ async def test_no_queue_is_created_for_a_target_without_notifications() -> None:
     assert (queue.prefixes, schedule.notification_queue) == ([], "")
 
 
-async def test_news_of_a_worker_goes_through_at_once(woken: Bench) -> None:
+async def test_news_of_a_worker_goes_through_at_once(notified: Bench) -> None:
     """The first heartbeat, one that tells of a change, and those of a worker that sends them often."""
 
     def passed() -> int:
-        return len(woken.target.named("RecordWorkerHeartbeat"))
+        return len(notified.target.named("RecordWorkerHeartbeat"))
 
-    await heartbeat(woken)
+    await heartbeat(notified)
     assert passed() == 1
-    await woken.advance(60)
-    await heartbeat(woken)
+    await notified.advance(60)
+    await heartbeat(notified)
     assert passed() == 1
-    await woken.advance(60)
-    await heartbeat(woken, status=enums.WORKER_STATUS_SHUTTING_DOWN)
+    await notified.advance(60)
+    await heartbeat(notified, status=enums.WORKER_STATUS_SHUTTING_DOWN)
     assert passed() == 2
     for _ in range(3):
-        await woken.advance(5)
-        await heartbeat(woken)
+        await notified.advance(5)
+        await heartbeat(notified)
     assert passed() == 5
 
 
@@ -188,16 +188,16 @@ async def test_a_heartbeat_without_probes_is_a_call() -> None:
     await bench.bridge.close()
 
 
-async def test_a_heartbeat_is_kept_while_probes_fail(woken: Bench) -> None:
+async def test_a_heartbeat_is_kept_while_probes_fail(notified: Bench) -> None:
     """It is brought along as soon as one works again."""
-    await heartbeat(woken)
-    await woken.advance(60)
-    await heartbeat(woken)
-    woken.target.heartbeats.clear()
-    woken.target.error = unavailable("down")
-    await woken.advance(NOTIFIED_INTERVAL_S)
-    assert woken.target.named("ProbeBacklog")
-    woken.target.error = None
-    woken.target.heartbeats.clear()
-    await woken.advance(15)
-    assert woken.target.heartbeats == ["k"]
+    await heartbeat(notified)
+    await notified.advance(60)
+    await heartbeat(notified)
+    notified.target.heartbeats.clear()
+    notified.target.error = unavailable("down")
+    await notified.advance(NOTIFIED_INTERVAL_S)
+    assert notified.target.named("ProbeBacklog")
+    notified.target.error = None
+    notified.target.heartbeats.clear()
+    await notified.advance(15)
+    assert notified.target.heartbeats == ["k"]

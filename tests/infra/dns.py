@@ -1,4 +1,4 @@
-"""Stands in for the DNS that Function URLs need: a door on loopback that knows one of them."""
+"""Stands in for the DNS that Function URLs need: an endpoint on loopback that knows one of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_THE_CONNECTION = {"host", "connection", "transfer-encoding", "content-length
 
 @contextmanager
 def door_to(endpoint: str, port: int) -> Iterator[str]:
-    """The address of a door whose calls reach `endpoint`, served by whoever listens on `port`, under its own name."""
+    """The address of an endpoint whose calls reach `endpoint`, served by whoever listens on `port`, under its own name."""
     host = urlsplit(endpoint).netloc
 
     class Door(BaseHTTPRequestHandler):

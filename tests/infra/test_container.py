@@ -86,7 +86,7 @@ def test_its_command_is_one_that_the_server_takes() -> None:
 
 
 def test_the_commands_of_compose_fit_together() -> None:
-    """Each URL leads to a service, at the port of its internal door."""
+    """Each URL leads to a service, at the port of its internal endpoint."""
     services = compose()["services"]
     roles = {name: parsed(each["command"]) for name, each in services.items() if "command" in each}
     assert {name: flags["services"] for name, flags in roles.items()} == {

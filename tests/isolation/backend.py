@@ -77,7 +77,7 @@ class Backend:
         return await self.send(method, _request(method)(**fields).SerializeToString(), timeout_s=timeout_s)
 
     async def send(self, method: str, data: bytes, *, timeout_s: float = 10) -> Any:
-        """The same with a serialised request, parsed as doors parse it."""
+        """The same with a serialised request, parsed as endpoints parse it."""
         request = parse_request(_request(method), data)
         context = CallContext(deadline_ns=self.clock.steady_ns() + round(timeout_s * SECOND_NS))
         reply = await self.frontend.call(full_name(method), request, context)

@@ -48,7 +48,7 @@ def causes(failure: Any) -> list[str]:
 
 
 def entered(kind: type[Message], data: bytes) -> Any:
-    """As the doors and the frontend let a request in."""
+    """As the endpoints and the frontend let a request in."""
     request = parse_request(kind, data)
     bound = nesting.bound_of(kind)
     if bound is not None:

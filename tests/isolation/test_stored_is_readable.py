@@ -130,7 +130,7 @@ async def attempt(method: str, request: Any) -> None:
             await _begin(backend, method)
         await prepared(backend, method, request)
         context = CallContext(deadline_ns=backend.clock.steady_ns() + 10 * SECOND_NS)
-        # Through the door, as bytes.
+        # Through the endpoint, as bytes.
         spec = REGISTRY[full_name(method)]
         sent = spec.request_type.FromString(request.SerializeToString())
         try:

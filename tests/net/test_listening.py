@@ -121,7 +121,7 @@ SERVERS = {
         [*COMMAND, "server", "start", "--db-filename", "m.db", "--port", "0", "--metrics-port", "0", "--metrics-ip", "0.0.0.0"],
         {"0.0.0.0", LOOPBACK},
     ),
-    "start, a door of its own inside": (
+    "start, an endpoint of its own inside": (
         [*COMMAND, "server", "start", "--db-filename", "3.db", "--port", "0", "--internal-port", "0", "--internal-ip",
          "127.0.0.2"],
         {LOOPBACK, "127.0.0.2"},

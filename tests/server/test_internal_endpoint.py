@@ -1,4 +1,4 @@
-"""The internal door and its client: one process calls another as if it were itself."""
+"""The internal endpoint and its client: one process calls another as if it were itself."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_addresses() -> None:
 
 
 def test_roles_that_make_no_sense() -> None:
-    """Polls come through the doors, so the two roles go together."""
+    """Polls come through the endpoints, so the two roles go together."""
     with pytest.raises(BadConfig):
         ServerConfig(roles=frozenset({Role.MATCHING}))
     with pytest.raises(BadConfig):

@@ -28,7 +28,7 @@ class Counters:
         self.tasks = 0
         """Tasks handed to workers."""
         self.sqs = 0
-        """Requests to a wake-up queue, which are not calls to the target."""
+        """Requests to a notification queue, which are not calls to the target."""
         self.bytes_out = 0
         self.bytes_in = 0
 

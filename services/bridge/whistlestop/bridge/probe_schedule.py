@@ -1,7 +1,7 @@
 """Decide when to check for tasks.
 
 A check costs an invocation, so an idle worker checks seldom; but every call through the bridge indicates that there
-may be work. There are two adapters: one estimates, the other is notified through a wake-up queue, and estimates
+may be work. There are two adapters: one estimates, the other is notified through a notification queue, and estimates
 without it.
 """
 
@@ -32,13 +32,13 @@ class ProbeSchedule(Protocol):
 
     @property
     def notification_queue(self) -> str:
-        """The name of the wake-up queue for checks to register; empty if there is none."""
+        """The name of the notification queue for checks to register; empty if there is none."""
         ...
 
     def record_answer(self, prefix: str, *, registered: bool) -> None:
-        """Take a check's reply about wake-up queues: the required prefix of names, and whether ours is registered.
+        """Take a check's reply about notification queues: the required prefix of names, and whether ours is registered.
 
-        `prefix` is empty if the target sends no wake-ups.
+        `prefix` is empty if the target sends no notifications.
         """
         ...
 
@@ -135,7 +135,7 @@ class AdaptiveSchedule:
 
 
 class NotifiedSchedule(AdaptiveSchedule):
-    """Is notified through a wake-up queue, also of tasks caused by its own calls, most of which cause none.
+    """Is notified through a notification queue, also of tasks caused by its own calls, most of which cause none.
 
     Its own checks are only for lost notifications. While its queue is not registered or cannot be read, it checks as
     if there were none.

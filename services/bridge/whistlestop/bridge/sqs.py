@@ -1,9 +1,8 @@
-"""The wake-up queue on SQS: one queue per bridge, to which functions send a message when there is a task.
+"""The notification queue on SQS: one queue per bridge, to which functions send a message when there is a task.
 
 - Waiting is SQS's long poll of twenty seconds, three requests a minute; it invokes no function.
 - A message of an `auto` queue is never deleted: its visibility timeout exceeds its retention, which saves a request
-  per
-  wake-up. In a queue created by somebody else it could come back for days, so it is deleted there.
+  for each notification. In a queue created by somebody else it could come back for days, so it is deleted there.
 - `auto` creates a queue as soon as a target returns the required prefix of names, and deletes it in the end. The
   queue
   of a killed bridge is deleted by another one, which recognises it by its age: a live queue is touched twice a day.
@@ -37,13 +36,14 @@ VISIBILITY_TIMEOUT_S: Final = 120
 TOUCH_S: Final = 12 * 3600.0
 STALE_S: Final = 48 * 3600.0
 _BATCHING_S = 0.05
-"""Messages that arrive within this time are one wake-up."""
+"""Messages that arrive within this time are one notification."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
 _MAX_HOST_LENGTH = 8
 
 
 class SqsNotificationQueue:
-    """Receives wake-ups. `queue` is `auto` or the URL of an existing queue. Start it on the event loop to be woken."""
+    """Receives notifications. `queue` is `auto` or the URL of an existing queue. Start it on the event loop that is
+    notified."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class SqsNotificationQueue:
         ]
         try:
             failed = self._sqs.delete_message_batch(QueueUrl=self._url, Entries=entries).get("Failed", ())
-        except Exception as error:  # noqa: BLE001 - the wake-up itself has been received
+        except Exception as error:  # noqa: BLE001 - the notification itself has been received
             failed = [repr(error)]
         if failed and not self._has_warned:
             self._has_warned = True

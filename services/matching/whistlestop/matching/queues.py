@@ -1,4 +1,4 @@
-"""All queues of this process: created, filled from the store, woken by notifications, removed when idle."""
+"""All queues of this process: created, filled from the store, read after notifications, removed when idle."""
 
 from __future__ import annotations
 

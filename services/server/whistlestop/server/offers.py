@@ -1,6 +1,6 @@
 """Offers new tasks to the matching processes that hold the polls, when other processes serve matching.
 
-An offer may be lost: the notification through the database wakes matching as well. One request per commit would be
+An offer may be lost: the notification through the database reaches matching as well. One request per commit would be
 many, so tasks that are committed while an offer is being sent are sent together with the next one.
 """
 

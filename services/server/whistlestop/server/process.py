@@ -215,7 +215,7 @@ class Server:
         self._closers.push_async_callback(close_notifier, notifier)
         services = self._assemble(store, notifier, metrics or NO_METRICS)
         membership = self._membership(services)
-        # Leave after the last commit, because then other members look for the timers that were armed here.
+        # Leave after the last commit, because then other members scan for the timers of this one.
         self._closers.push_async_callback(membership.leave)
         self._closers.push_async_callback(services.close)
         return services, membership
