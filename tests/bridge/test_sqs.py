@@ -173,7 +173,7 @@ async def test_a_queue_in_use_is_touched(client: Any, ears: Ears, monkeypatch: p
     seen = set()
     for half_day in range(2):
         monkeypatch.setattr(time, "time", lambda now=half_day * sqs.TOUCH_S: now)
-        ears.queue._tend()
+        ears.queue._keep_alive()
         found = client.get_queue_attributes(QueueUrl=url_of(client, ears), AttributeNames=["All"])["Attributes"]
         seen.add(found["MessageRetentionPeriod"])
     assert seen == {"60", "61"}

@@ -7,7 +7,7 @@ import pytest
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import PushState
-from whistlestop.matching.push.scaler import Decision, Scaler, worker_polled, decide, failed, parse, started
+from whistlestop.matching.push.scaler import Decision, Scaler, decide, failed, parse, started, worker_polled
 
 NOW = 1_000_000 * SECOND_NS
 MS = 1_000_000

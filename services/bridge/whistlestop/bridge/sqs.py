@@ -42,8 +42,7 @@ _MAX_HOST_LENGTH = 8
 
 
 class SqsNotificationQueue:
-    """Receives notifications. `queue` is `auto` or the URL of an existing queue. Start it on the event loop that is
-    notified."""
+    """Receives notifications. `queue` is `auto` or the URL of an existing queue. Start it on the event loop."""
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ MAX_BODY = 64 * 1024 * 1024
 """Maximum size of an envelope. The public endpoints already refuse requests above 4 MiB."""
 KEEP_ALIVE_S = 75
 """How long a connection may be idle: longer than any pause of a caller that has work."""
-_LONG_POLLS = frozenset(spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.long_poll)
+_LONG_POLLS = frozenset(name.rpartition("/")[2] for name, spec in (REGISTRY | OWN_REGISTRY).items() if spec.long_poll)
 """Long polls, which a drain ends at once."""
 _SHUTTING_DOWN = "the server is shutting down"
 _JSON = {"content-type": "application/json"}

@@ -109,8 +109,8 @@ def _notification_queue(queue: str, old: str) -> str:
     """Return the queue, given by its option or by the one of release 0.1.0, which is warned of."""
     if old:
         log.warning(
-            "--wake-queue (WHISTLESTOP_WAKE_QUEUE) is called --notification-queue (WHISTLESTOP_NOTIFICATION_QUEUE) now: "
-            "the next release does not take the old name"
+            "--wake-queue (WHISTLESTOP_WAKE_QUEUE) is called --notification-queue (WHISTLESTOP_NOTIFICATION_QUEUE) "
+            "now: the next release does not take the old name"
         )
     return queue or old
 
