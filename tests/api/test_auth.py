@@ -273,7 +273,7 @@ async def test_a_key_behind_a_signature(world: World) -> None:
     assert await refused(world, name, request, CallContext(headers=wrong))
 
 
-async def test_with_nothing_configured_nobody_may(world: World) -> None:
+async def test_without_a_configuration_all_calls_are_refused(world: World) -> None:
     closed = guarded(world, AuthConfig())
     name, request = f"{WORKFLOW_SERVICE}/ListNamespaces", service_pb.ListNamespacesRequest()
     assert await refused(closed, name, request, as_caller("operator"))
@@ -415,13 +415,13 @@ def test_the_document_is_read_as_it_was_written() -> None:
         (render([ApiKey("x", hash_of("a"), ()), ApiKey("x", hash_of("b"), ())]), "same name"),
     ],
 )
-def test_a_document_that_is_none_is_refused(text: str, words: str) -> None:
+def test_an_invalid_document_is_refused(text: str, words: str) -> None:
     with pytest.raises(BadKeys, match=words):
         parse(text)
 
 
 @pytest.mark.parametrize("text", ["default", "default:", ":read", "default:owner", "", "default:none"])
-def test_grants_that_are_none(text: str) -> None:
+def test_invalid_grants(text: str) -> None:
     with pytest.raises(BadGrant):
         parse_grant(text)
 

@@ -357,7 +357,7 @@ def test_keys_are_made_listed_and_revoked(run_command: Callable[..., Any], tmp_p
         (["list", "--api-keys", "broken.json"], 1, "not a document"),
     ],
 )
-def test_errors_of_configuration_are_one_line(
+def test_errors_of_configuration_are_reported_in_one_line(
     run_command: Callable[..., Any], tmp_path: Path, arguments: list[str], code: int, words: str
 ) -> None:
     (tmp_path / "whistlestop-keys.json").write_text(render([ApiKey("taken", hash_of("x"), ())]))

@@ -161,7 +161,7 @@ async def test_the_timeout_becomes_the_deadline(world: World) -> None:
 
 
 @pytest.mark.parametrize("given", ["-1", "soon", "12345678901", "1.5"])
-async def test_a_timeout_that_is_none_is_refused(world: World, given: str) -> None:
+async def test_an_invalid_timeout_is_refused(world: World, given: str) -> None:
     """Up to ten digits of milliseconds."""
     assert (await _post(world, "GetSystemInfo", b"{}", connect_timeout_ms=given)).status == 400
 

@@ -95,7 +95,7 @@ async def test_tasks_placed_by_functions_with_old_routing_are_moved() -> None:
     await backend.close()
 
 
-async def test_a_start_that_is_being_written_while_routing_changes_finds_the_poll_that_stands(
+async def test_a_start_written_while_routing_changes_finds_the_waiting_poll(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with opened() as site:

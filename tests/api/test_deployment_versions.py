@@ -237,7 +237,7 @@ async def test_a_start_that_uses_the_run_which_is_there_reactivates_nothing(site
 
 
 @pytest.mark.parametrize("way", [_started, _signalled_with_start, _updated_with_start])
-async def test_no_start_pins_to_a_version_that_nobody_has(site: Site, way: Any) -> None:
+async def test_no_start_pins_to_an_unknown_version(site: Site, way: Any) -> None:
     await site.backend.clock.advance(600)
     await site.call("DeleteWorkerDeploymentVersion", deployment_version=_version("1"))
     if way is _updated_with_start:
@@ -335,7 +335,7 @@ async def test_a_deployment_that_is_full_takes_no_further_version() -> None:
 
 
 @pytest.mark.parametrize("way", ["poll", "current", "create"])
-async def test_the_oldest_version_that_nobody_needs_makes_room(way: str) -> None:
+async def test_the_oldest_unused_version_makes_room(way: str) -> None:
     """Not the current one, none that drains, and none with pollers."""
     builds = ("1", "2", "3", "4", "5")
     async with opened("matching.maxVersionsInDeployment=5", 'matching.PollerHistoryTTL="9s"', builds=builds) as site:

@@ -217,7 +217,7 @@ async def test_an_override_moves_the_waiting_task(site: Site) -> None:
     assert (await site.poll("2")).workflow_execution.workflow_id == "w"
 
 
-async def test_a_version_that_nobody_has_can_not_be_pinned(site: Site) -> None:
+async def test_an_unknown_version_cannot_be_pinned(site: Site) -> None:
     override = {"pinned": {"behavior": 1, "version": {"deployment_name": "d", "build_id": "9"}}}
     with pytest.raises(ServiceError) as refused:
         await site.start("w", versioning_override=override)
@@ -244,7 +244,7 @@ async def test_a_stale_conflict_token_and_another_manager_are_refused(site: Site
     assert await site.statuses() == {"1": CURRENT, "2": DRAINING}
 
 
-async def test_a_version_goes_when_nobody_needs_it(site: Site) -> None:
+async def test_an_unused_version_is_removed(site: Site) -> None:
     version = {"deployment_name": "d", "build_id": "1"}
     with pytest.raises(ServiceError, match="active pollers"):
         await site.call("DeleteWorkerDeploymentVersion", deployment_version=version)

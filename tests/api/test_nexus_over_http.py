@@ -44,7 +44,7 @@ async def ask(world: World, path: str, headers: dict[str, str]) -> HttpAnswer:
     return found
 
 
-async def test_a_signature_of_aws_is_for_nobody_further_on(world: World) -> None:
+async def test_a_signature_of_aws_is_not_forwarded(world: World) -> None:
     """By it AWS has asked who calls; another credential is the handler's to check where the server asks nobody."""
     for path in (QUEUE, "/namespaces/default/nexus/callback"):
         for headers in (SIGNED, {"authorization": "Bearer mine"}):

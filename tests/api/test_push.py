@@ -357,7 +357,7 @@ async def test_validation_starts_nothing_and_needs_no_version(site: Site) -> Non
 # ---- starting workers ------------------------------------------------------------------------------------------------
 
 
-async def test_a_task_that_finds_nobody_starts_a_worker_and_a_burst_several(site: Site) -> None:
+async def test_a_task_without_a_worker_starts_one_and_a_burst_several(site: Site) -> None:
     await site.ready()
     await site.start("a")
     assert site.notes.started == [1]
@@ -366,7 +366,7 @@ async def test_a_task_that_finds_nobody_starts_a_worker_and_a_burst_several(site
     assert sum(site.notes.started) == 4
 
 
-async def test_a_task_that_finds_a_poll_starts_nobody_and_leaves_no_rows(site: Site) -> None:
+async def test_a_task_that_finds_a_poll_starts_no_worker_and_leaves_no_rows(site: Site) -> None:
     await site.ready()
     poll = asyncio.ensure_future(
         site.call("PollWorkflowTaskQueue", task_queue={"name": "q"}, identity="w", deployment_options=OPTIONS)
@@ -378,7 +378,7 @@ async def test_a_task_that_finds_a_poll_starts_nobody_and_leaves_no_rows(site: S
     assert await site.rows() == (0, 0)
 
 
-async def test_without_a_config_a_version_s_tasks_start_nobody(site: Site) -> None:
+async def test_without_a_config_a_versions_tasks_start_no_worker(site: Site) -> None:
     await site.create()
     await site.poll()
     await site.call("SetWorkerDeploymentCurrentVersion", deployment_name="d", build_id="1")
@@ -434,7 +434,7 @@ async def test_after_a_worker_has_left_the_next_task_starts_another_at_once(site
     assert site.notes.started == [1, 1]
 
 
-async def test_a_query_that_finds_nobody_starts_a_worker(site: Site) -> None:
+async def test_a_query_that_finds_no_worker_starts_one(site: Site) -> None:
     await site.ready()
     await site.start("a")
     await site.work()

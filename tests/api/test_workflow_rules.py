@@ -23,7 +23,7 @@ async def create(world: World, rule_id: str, predicate: str = "", **fields: Any)
     await world.call("CreateWorkflowRule", pb.CreateWorkflowRuleRequest(namespace="default", spec=spec))
 
 
-async def test_the_first_to_expire_makes_room_even_where_the_instant_is_none(world: World) -> None:
+async def test_the_first_to_expire_makes_room_even_without_an_instant(world: World) -> None:
     instants = (Timestamp(seconds=5), Timestamp(seconds=-(10**15)), Timestamp(seconds=1, nanos=-3))
     for number in range(10):
         fields: dict[str, Any] = {"expiration_time": instants[number]} if number < len(instants) else {}

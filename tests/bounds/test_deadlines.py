@@ -49,7 +49,7 @@ async def none_is_left(store: Store) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_long_read_is_stopped_when_its_time_is_over_and_holds_up_nobody(store: Store) -> None:
+async def test_a_long_read_is_stopped_at_its_deadline_and_blocks_no_other_call(store: Store) -> None:
     async with beside() as neighbour:
         with pytest.raises(TimedOut):
             await endless(store, 0.3)
@@ -151,7 +151,7 @@ async def test_a_caller_whose_deadline_passed_gets_deadline_exceeded(backend: Ba
 
 @pytest.mark.skipif("postgres" not in STORES, reason="needs a Postgres")
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)
-async def test_the_database_itself_stops_a_statement_that_nobody_can_cancel_any_more(store: Any) -> None:
+async def test_the_database_stops_a_statement_that_cannot_be_cancelled_any_more(store: Any) -> None:
     """For a process that dies, or a network that does; and only that statement is bound."""
     assert await store._within(7.0, "SELECT current_setting('statement_timeout')", ()) == [("7s",)]
     assert await store._all("SELECT current_setting('statement_timeout')") == [("0",)]

@@ -56,7 +56,7 @@ async def test_the_command_prints_its_address_serves_and_prints_its_counters(sta
         (["--target", "https://x", "--tls-cert", "x.pem"], "mTLS needs a certificate and its key"),
     ],
 )
-def test_errors_of_configuration_are_one_line(arguments: list[str], complaint: str) -> None:
+def test_errors_of_configuration_are_reported_in_one_line(arguments: list[str], complaint: str) -> None:
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode in {1, 2}
     assert done.stderr.startswith("Error: ")

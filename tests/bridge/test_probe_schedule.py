@@ -62,7 +62,7 @@ async def test_a_message_causes_a_probe_at_once(notified: Bench) -> None:
     assert notified.bridge.counters.tasks == 1
 
 
-async def test_a_lost_message_is_made_up_for(notified: Bench) -> None:
+async def test_a_lost_message_is_compensated_by_a_probe(notified: Bench) -> None:
     """By the probes that it makes by itself."""
     notified.target.add("q")
     await notified.advance(NOTIFIED_INTERVAL_S + 0.1)

@@ -65,7 +65,7 @@ async def failure(target: ConnectTarget) -> ServiceError:
 
 
 @pytest.mark.parametrize("hours", [-2, 3])
-async def test_a_clock_that_is_wrong_is_made_up_for(origin: Origin, hours: int) -> None:
+async def test_a_wrong_clock_is_compensated(origin: Origin, hours: int) -> None:
     """AWS says what time it is, in every answer."""
     there = dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)
     origin.answers = [answer(403, "application/json", DENIED, f"date: {email.utils.format_datetime(there)}"), EMPTY]
@@ -98,7 +98,7 @@ async def test_a_permanent_refusal_is_retried_rarely(origin: Origin, monkeypatch
     made.close()
 
 
-async def test_the_targets_own_refusal_is_taken_at_its_word(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_by_the_target_itself_is_not_retried(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auths, "_find_credentials", Kept)
     origin.answers = [answer(403, "application/json", b'{"code": "permission_denied", "message": "no"}')]
     made = target(origin)

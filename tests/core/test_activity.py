@@ -333,7 +333,7 @@ def test_unknown_id() -> None:
 # ---- cancellation -----------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_what_nobody_started_ends_it_at_once() -> None:
+def test_cancelling_an_unstarted_activity_ends_it_at_once() -> None:
     world = World()
     world.start()
     world.turn(schedule_activity(), start_timer("t", 1))

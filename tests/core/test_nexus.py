@@ -95,7 +95,7 @@ def test_a_request_stands_in_the_queue_of_its_endpoint() -> None:
     assert (task.key.namespace_id, task.key.task_queue) == (HANDLERS_NAMESPACE_ID, "payments")
 
 
-def test_a_request_that_nobody_answers_is_made_again_after_a_back_off() -> None:
+def test_an_unanswered_request_is_sent_again_after_a_back_off() -> None:
     world = called()
     world.advance(9)
     assert world.offered(3) == []

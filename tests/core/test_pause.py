@@ -25,7 +25,7 @@ def unpaused(run: Run) -> None:
     pause.unpause(run, rr.UnpauseWorkflowExecutionRequest(identity="me", reason="back"))
 
 
-def test_a_task_that_nobody_took_is_followed_by_another_after_the_pause() -> None:
+def test_a_task_that_no_worker_took_is_followed_by_another_after_the_pause() -> None:
     world = World()
     world.start()
     world.transact(paused)

@@ -110,7 +110,7 @@ def test_a_refused_command_notifies_no_worker() -> None:
     assert told(world) == {}
 
 
-def test_an_attempt_that_nobody_works_on_is_of_no_worker() -> None:
+def test_an_attempt_without_a_worker_names_none() -> None:
     world, _ = started(CONTROL)
     fail(world, application_failure())
     world.transact(lambda run: close.terminate(run, reason="", identity=""))

@@ -168,7 +168,7 @@ async def test_exactly_one_of_racing_starts_wins(shop: Shop) -> None:
     assert len(await shop.offered()) == 1
 
 
-async def test_a_timeout_whose_commit_was_lost_is_made_up_for(shop: Shop) -> None:
+async def test_a_timeout_with_a_lost_commit_is_compensated(shop: Shop) -> None:
     await shop.begin(retry_policy={"maximum_attempts": 1})
     await shop.take()
     commit = shop.store.commit

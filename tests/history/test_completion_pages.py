@@ -86,7 +86,7 @@ def test_one_namespace_leaves_room_for_others() -> None:
     assert not is_lost(kept, "c", "other")
 
 
-async def test_pages_that_nobody_goes_on_with_make_room() -> None:
+async def test_abandoned_pages_make_room() -> None:
     clock = FakeClock()
     kept = pages(clock, total=PAGE_BYTES)
     kept.keep(token("a"), page(0))

@@ -30,5 +30,5 @@ def test_each_method_is_in_the_module_of_the_table() -> None:
     assert json.loads(done.stdout) == api.MODULE_OF
 
 
-def test_a_method_that_nobody_has_is_refused() -> None:
+def test_an_unknown_method_is_refused() -> None:
     assert api.handler_of("NoSuchMethod") is None

@@ -55,7 +55,7 @@ async def test_retries_of_callbacks_use_the_servers_clock(bench: Bench) -> None:
     assert (row.kind, row.attempt) == ("nexus_callback", 1)
 
 
-async def test_a_header_goes_out_once_and_the_callers_word_is_the_last(bench: Bench) -> None:
+async def test_a_header_is_sent_once_and_the_callers_value_wins(bench: Bench) -> None:
     bench.history.outbound = elsewhere = Elsewhere(Answer(200, {}, b""))
     await owe_callback(bench, {"content-type": "text/plain", "k": "v"})
     (sent,) = elsewhere.headers

@@ -69,7 +69,7 @@ def test_the_catch_up_window_has_a_least_and_a_default() -> None:
         assert schedule(policies=policies).schedule.policies.catchup_window.seconds == 365 * 24 * 3600
 
 
-def test_times_that_pass_during_a_pause_are_not_made_up_for() -> None:
+def test_times_that_pass_during_a_pause_are_not_caught_up() -> None:
     data = schedule(state={"paused": True})
     assert advance(data, START_NS + 2 * HOUR_NS) == []
     policy.patch(data, schedule_pb.SchedulePatch(unpause="go"), START_NS + 2 * HOUR_NS)

@@ -144,7 +144,7 @@ async def test_two_processes_that_fire_the_same_row_take_one_action(line: Line) 
     await other.history.close()
 
 
-async def test_a_commit_that_was_lost_or_whose_answer_was_lost_is_made_up_for(line: Line) -> None:
+async def test_a_lost_commit_or_answer_is_compensated(line: Line) -> None:
     await line.create()
     commit = line.store.commit
 

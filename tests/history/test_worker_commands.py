@@ -116,7 +116,7 @@ async def test_an_answered_request_is_not_made_again(bench: Bench) -> None:
     assert await bench.store.purge_queries(2**62, 10) == 0
 
 
-async def test_a_request_that_nobody_takes_is_given_up(bench: Bench) -> None:
+async def test_a_request_that_no_worker_takes_is_given_up(bench: Bench) -> None:
     """And leaves nothing behind."""
     await terminated(bench)
     for _ in range(MOST_ATTEMPTS):
@@ -134,7 +134,7 @@ async def test_a_request_of_a_worker_that_died_is_sent_again(bench: Bench) -> No
     assert second.request.start_operation == first.request.start_operation
 
 
-async def test_an_answer_that_is_too_late_is_for_nobody(bench: Bench) -> None:
+async def test_a_late_answer_is_discarded(bench: Bench) -> None:
     await terminated(bench)
     task = await take(bench)
     for _ in range(MOST_ATTEMPTS):
@@ -164,6 +164,6 @@ async def test_a_failure_of_the_command_itself_is_final(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("queue", ["/_sys/x", "x" * 1001])
-async def test_a_queue_that_nobody_can_poll_gets_nothing(bench: Bench, queue: str) -> None:
+async def test_a_queue_that_cannot_be_polled_gets_no_tasks(bench: Bench, queue: str) -> None:
     await terminated(bench, queue)
     assert (await rows(bench, queue, _NEXUS), await owed(bench)) == ([], 0)

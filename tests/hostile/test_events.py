@@ -126,7 +126,7 @@ def test_json_that_hurts_parsers_is_a_bad_request(
 
 @pytest.mark.parametrize("header", ["connect-timeout-ms", "grpc-timeout"])
 @pytest.mark.parametrize("value", ["9" * 5_000, "9" * 5_000 + "S", "\u0661\u0661S", "-1S", "S", "1e3S", ""])
-def test_a_deadline_that_is_none_is_a_bad_request(
+def test_an_invalid_deadline_is_a_bad_request(
     history: Remembering, header: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = event(f"{SERVICE}/GetSystemInfo", b"{}", **{header: value})
@@ -160,7 +160,7 @@ def test_an_event_that_aws_does_not_send_is_a_bad_request(wrong: dict[str, Any])
         '{"method":"X","request":"","context":{"timeout_ms":Infinity}}',
     ],
 )
-def test_an_envelope_that_is_none_is_answered(history: Remembering, body: str) -> None:
+def test_an_invalid_envelope_gets_an_answer(history: Remembering, body: str) -> None:
     """By the functions that only functions of ours may call."""
     made = event("/", b"") | {"body": body, "isBase64Encoded": False}
     answer = bootstrap.run(bootstrap.serve_event(history, made, SystemClock()))

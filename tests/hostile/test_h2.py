@@ -79,7 +79,7 @@ def test_an_attack_costs_little(victim: Victim, name: str, record_property: Call
 
 
 @pytest.mark.parametrize(("port", "greeting"), [("grpc", frames.PREFACE + frames.settings(())), ("http", b"")])
-def test_silent_connections_shut_nobody_out(port: str, greeting: bytes) -> None:
+def test_silent_connections_exclude_no_other_client(port: str, greeting: bytes) -> None:
     """With few descriptors: those of peers who have shown no credential are closed for others."""
     victim = Victim.start("256")
     try:

@@ -293,7 +293,7 @@ async def test_the_sweep_finds_timers_of_a_lost_wake_up(stack: Stack, cloud: Dep
     await cloud.step(commands.complete_workflow())
 
 
-async def test_a_pushed_worker_serves_a_workflow_that_finds_nobody(
+async def test_a_pushed_worker_serves_a_workflow_without_a_worker(
     stack: Stack, cloud: Deployed, tmp_path: Path
 ) -> None:
     """The worker template that we ship: nobody polls, a function is started, works through the URL, and is gone."""

@@ -122,7 +122,7 @@ def test_a_start_costs_little_beside_what_no_start_can_avoid(
     assert compared.ratio < MOST_RATIO
 
 
-def test_a_server_that_nobody_calls_starts_history_and_lets_the_collector_run() -> None:
+def test_an_uncalled_server_starts_history_and_lets_the_collector_run() -> None:
     """The collector is off while modules are imported, and leaves what they left behind alone."""
     told = run(_UNCALLED, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", "0")
     assert told["modules"] > MOST_MODULES

@@ -121,7 +121,7 @@ def test_a_signal_that_is_acknowledged_is_counted_once() -> None:
     assert not is_good((START, 0, 1), *signals, (model.Queried(0), 6, 7))
 
 
-def test_a_lost_answer_to_a_start_is_a_start_or_none() -> None:
+def test_a_start_with_a_lost_answer_happened_or_did_not() -> None:
     unknown = model.Start("r1", None, candidates=("a",))
     assert is_good((unknown, 0, None), (model.Described(0), 1, 2), (model.Current("a", 1), 3, 4))
     assert not is_good((unknown, 0, None), (model.Current("a", 1), 1, 2), (model.Described(0), 3, 4))

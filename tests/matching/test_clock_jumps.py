@@ -56,7 +56,7 @@ async def test_a_limit_lets_through_as_much_as_without_a_jump(kind: str, jump_s:
     assert expected - 2 <= found <= expected + 2
 
 
-async def test_a_bucket_that_a_slower_limit_left_holds_nobody_for_longer_than_the_new_one() -> None:
+async def test_a_bucket_left_by_a_slower_limit_delays_no_longer_than_the_new_limit() -> None:
     bench = Bench()
     settings = Settings(bench.store, bench.config)
     task, key = bench.task("w", task_type=2), (NAMESPACE, "q", 2)

@@ -34,7 +34,7 @@ def at(now_ns: int) -> timestamp_pb2.Timestamp:
     return timestamp_pb2.Timestamp(seconds=now_ns // SECOND_NS, nanos=now_ns % SECOND_NS)
 
 
-async def test_a_queue_nobody_used() -> None:
+async def test_an_unused_queue() -> None:
     reply = await Bench().ask("DescribeTaskQueue", request())
     assert reply == rr.DescribeTaskQueueResponse(versioning_info=VERSIONING, effective_rate_limit=SYSTEM)
 

@@ -121,7 +121,7 @@ async def test_a_stale_task_is_dropped_and_the_next_one_handed_out() -> None:
     assert stale.key not in bench.rows.rows
 
 
-async def test_a_task_that_history_can_not_start_now_is_tried_again_and_blocks_nobody() -> None:
+async def test_a_task_that_history_cannot_start_now_is_retried_and_blocks_no_other() -> None:
     bench = Bench()
     bench.task("troubled")
     bench.task("good")
@@ -142,7 +142,7 @@ async def test_a_task_that_history_can_not_start_now_is_tried_again_and_blocks_n
     assert [later - tries[0] for later in tries] == [0, 50_000_000, 150_000_000]
 
 
-async def test_a_poll_survives_an_error_nobody_thought_of() -> None:
+async def test_a_poll_survives_an_unexpected_error() -> None:
     bench = Bench()
     bench.task("bad")
     bench.task("good")

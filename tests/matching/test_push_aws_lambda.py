@@ -117,7 +117,7 @@ async def test_a_role_is_assumed_with_its_external_id_and_kept(aws: Aws, arn: st
     assert aws.made[1][1]["aws_session_token"], "invoked with the role's credentials"
 
 
-async def test_a_role_that_lets_anybody_in_is_not_accepted(aws: Aws, arn: str) -> None:
+async def test_a_role_that_anyone_may_assume_is_refused(aws: Aws, arn: str) -> None:
     """moto lets every AssumeRole pass, so the one without the external id does, too."""
     with pytest.raises(ProviderError, match=r"^trust credential not enforced on the role: role .* does not require"):
         await AwsLambda(aws.client).validate({"arn": arn, "role": ROLE, "role_external_id": "x-1"})

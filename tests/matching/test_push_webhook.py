@@ -89,7 +89,7 @@ def test_the_signature_is_that_of_the_specification_s_example() -> None:
     assert said == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-async def test_an_answer_that_is_no_success_or_none_at_all_is_a_failure() -> None:
+async def test_an_unsuccessful_or_missing_answer_is_a_failure() -> None:
     with pytest.raises(ProviderError, match=r"^the webhook answered with status 503$"):
         await hook(Receiver(lambda _: (503, b""))).start(DETAILS, work(), 1)
 

@@ -111,7 +111,7 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(60))
-async def test_every_task_is_started_once_and_none_is_left(seed: int) -> None:
+async def test_every_task_is_started_exactly_once(seed: int) -> None:
     print(f"seed {seed}")
     world = World(seed)
     for _ in range(200):

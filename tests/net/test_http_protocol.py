@@ -223,7 +223,7 @@ async def test_a_peer_that_fetches_it_slowly_is_not(unsent_kib: tuple[int, ...],
     protocol.connection_lost(None)
 
 
-async def test_the_rest_of_a_body_that_nobody_wants_is_discarded() -> None:
+async def test_the_rest_of_an_unwanted_body_is_discarded() -> None:
     """The connection goes on if it was little; it ends if it is much."""
     async with site() as one:
         one.app.reads = False

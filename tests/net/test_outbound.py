@@ -286,7 +286,7 @@ async def test_all_failures_on_the_way_have_one_text(caplog: pytest.LogCaptureFi
     assert "10.0.0.1 is not public" in caplog.text
 
 
-async def test_an_answer_that_never_ends_is_none_when_the_time_is_over() -> None:
+async def test_an_endless_answer_is_given_up_at_its_time_limit() -> None:
     gone = asyncio.Event()
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -173,7 +173,7 @@ async def test_a_failed_query_has_a_reason(client: Client, name: str, args: list
         await handle.terminate()
 
 
-async def test_a_query_of_nobody_is_not_found(client: Client) -> None:
+async def test_a_query_of_an_unknown_workflow_is_not_found(client: Client) -> None:
     with pytest.raises(RPCError) as refused:
         await client.get_workflow_handle(new("nobody")).query("anything")
     assert refused.value.status is RPCStatusCode.NOT_FOUND

@@ -211,7 +211,7 @@ BAD: list[bytes] = [
 
 
 @pytest.mark.parametrize("method", sorted(PAGED.keys() | ONE_PAGE.keys()))
-async def test_a_page_token_that_is_none_ends_in_a_refusal_or_a_page(place: Town, method: str) -> None:
+async def test_an_invalid_page_token_gives_a_refusal_or_a_page(place: Town, method: str) -> None:
     """Altered in each byte, cut at each length, and what never was one: nothing but a ServiceError comes of it."""
     token = await _first_token(place, method) if method in PAGED else b'{"l":"x"}'
     fields = PAGED[method][1] if method in PAGED else {}

@@ -148,7 +148,7 @@ async def test_a_command_that_names_one_fails_its_workflow_task(place: Town, kin
     assert f"cannot use internal per-namespace task queue:{queue} (in parent component task queue: q)" in refusal
 
 
-async def test_a_sticky_queue_is_none_of_them(place: Town) -> None:
+async def test_a_sticky_queue_does_not_count_as_one_of_them(place: Town) -> None:
     """Else the server's own worker would get the workflow's tasks, and carry out what its input says."""
     await place.start()
     task = await place.poll("Workflow")

@@ -211,7 +211,7 @@ async def _let_go(handed: Handed) -> None:
 
 
 @pytest.mark.parametrize(("method", "kind"), CASES)
-async def test_a_token_that_was_altered_or_cut_is_none(place: Town, method: str, kind: str) -> None:
+async def test_an_altered_or_cut_token_is_refused(place: Town, method: str, kind: str) -> None:
     """Each byte of it, in two ways, and each length."""
     handed = await KINDS[kind](place)
     before = await place.stored()

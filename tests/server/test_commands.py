@@ -63,7 +63,7 @@ def test_status_of_a_current_schema(run_command: Run, migrated: str) -> None:
     assert shown["schema_version"] == shown["release_version"]
 
 
-def test_a_newer_schema_is_one_line_everywhere(run_command: Run, migrated: str) -> None:
+def test_a_newer_schema_is_reported_in_one_line_everywhere(run_command: Run, migrated: str) -> None:
     """Neither the server nor a command touches what a later release wrote."""
     with sqlite3.connect(migrated) as db:
         db.execute("INSERT INTO schema_version (version, name) VALUES (9999, 'from_the_future')")
@@ -80,7 +80,7 @@ def test_a_newer_schema_is_one_line_everywhere(run_command: Run, migrated: str) 
 
 
 @pytest.mark.parametrize("command", ["status", "check"])
-def test_a_missing_file_is_one_line(run_command: Run, tmp_path: Path, command: str) -> None:
+def test_a_missing_file_is_reported_in_one_line(run_command: Run, tmp_path: Path, command: str) -> None:
     """Looking does not create a database."""
     path = tmp_path / "nothing.db"
     done = run_command("db", command, "--db-filename", str(path))
@@ -143,7 +143,7 @@ async def test_workflow_show_of_an_unknown_id(start_dev: Launch, run_command: Ru
     assert "nobody" in done.stderr
 
 
-def test_no_server_is_one_line(run_command: Run) -> None:
+def test_a_missing_server_is_reported_in_one_line(run_command: Run) -> None:
     """It names the address and the flag."""
     done = run_command("workflow", "list", "--address", "127.0.0.1:1")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)

@@ -113,7 +113,7 @@ def test_a_file_with_mistakes_is_refused(tmp_path: Path, text: str, fault: str) 
     assert fault in str(refused.value)
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidDynamicConfig, match="No such file"):
         DynamicSource(str(tmp_path / "none"), DynamicConfig({})).read()
     with pytest.raises(InvalidDynamicConfig, match="more than"):

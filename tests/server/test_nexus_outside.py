@@ -179,7 +179,7 @@ async def callbacks(client: Client, workflow_id: str, until: Callable[[Any], boo
     return found
 
 
-async def test_a_callback_that_nobody_answers_holds_up_no_other_of_its_run(
+async def test_a_callback_without_an_answer_blocks_no_other_of_its_run(
     start_dev: Callable[..., Any], elsewhere: Elsewhere
 ) -> None:
     server = start_dev(*ALLOWED)

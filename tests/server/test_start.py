@@ -118,7 +118,7 @@ def _get(url: str, context: ssl.SSLContext) -> bytes:
         (["--database-url", "postgresql://localhost/x", "--db-filename", "x.db"], 2, ["exclude"]),
     ],
 )
-def test_a_configuration_that_cannot_be_served_is_one_line(
+def test_a_configuration_that_cannot_be_served_is_reported_in_one_line(
     run_command: Launch, flags: list[str], code: int, words: list[str]
 ) -> None:
     """It names the flag and what to do."""
@@ -128,7 +128,7 @@ def test_a_configuration_that_cannot_be_served_is_one_line(
     assert all(word in done.stderr for word in words)
 
 
-def test_an_unreachable_database_is_one_line(run_command: Launch) -> None:
+def test_an_unreachable_database_is_reported_in_one_line(run_command: Launch) -> None:
     """It names the place, never the password."""
     url = "postgresql://someone:hidden-word@127.0.0.1:1/db?connect_timeout=3"
     done = run_command("server", "start", "--port", "0", "--log-level", "never", "--database-url", url)

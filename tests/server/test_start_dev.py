@@ -176,7 +176,7 @@ async def test_binds_a_port_in_time_wait(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--port", "--http-port", "--metrics-port"])
-def test_a_taken_port_is_one_line(run_command: Launch, flag: str) -> None:
+def test_a_taken_port_is_reported_in_one_line(run_command: Launch, flag: str) -> None:
     """It names the address and the flag."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -205,18 +205,18 @@ def test_a_taken_port_is_one_line(run_command: Launch, flag: str) -> None:
         (["what"], ["what"]),
     ],
 )
-def test_a_bad_flag_is_one_line(run_command: Launch, arguments: list[str], words: list[str]) -> None:
+def test_a_bad_flag_is_reported_in_one_line(run_command: Launch, arguments: list[str], words: list[str]) -> None:
     """It names what was given and what was expected; exit code 2."""
     assert_one_line(run_command("server", "start-dev", *arguments), 2, *words)
 
 
-def test_an_unwritable_path_is_one_line(run_command: Launch, tmp_path: Path) -> None:
+def test_an_unwritable_path_is_reported_in_one_line(run_command: Launch, tmp_path: Path) -> None:
     """It names the path."""
     path = tmp_path / "not-there" / "state.db"
     assert_one_line(run_command("server", "start-dev", "--port", "0", "--db-filename", str(path)), 1, str(path))
 
 
-def test_a_file_that_is_no_database_is_one_line(run_command: Launch, tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_reported_in_one_line(run_command: Launch, tmp_path: Path) -> None:
     """It names the path, and leaves the file alone."""
     path = tmp_path / "notes.txt"
     path.write_text("not a database\n" * 200)
@@ -224,12 +224,12 @@ def test_a_file_that_is_no_database_is_one_line(run_command: Launch, tmp_path: P
     assert path.read_text() == "not a database\n" * 200
 
 
-def test_a_bad_pragma_is_one_line(run_command: Launch) -> None:
+def test_a_bad_pragma_is_reported_in_one_line(run_command: Launch) -> None:
     """It names it."""
     assert_one_line(run_command("server", "start-dev", "--port", "0", "--sqlite-pragma", "a;b=c"), 1, "a;b")
 
 
-def test_an_address_of_another_machine_is_one_line(run_command: Launch) -> None:
+def test_an_address_of_another_machine_is_reported_in_one_line(run_command: Launch) -> None:
     """It names the address."""
     assert_one_line(run_command("server", "start-dev", "--port", "0", "--ip", "192.0.2.1"), 1, "192.0.2.1")
 

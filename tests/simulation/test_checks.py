@@ -195,7 +195,7 @@ def test_a_signal_of_a_client_is_taken_once_by_a_run_and_once_for_each_try() -> 
     checks.check_signals(two_runs, {"s": 2}, [])
 
 
-def test_a_signal_that_nobody_sent_or_that_is_lost_is_found() -> None:
+def test_an_invented_or_lost_signal_is_found() -> None:
     with pytest.raises(AssertionError, match="sent 0 times"):
         checks.check_signals({("w", "a"): signaled("s")}, {}, [])
     with pytest.raises(AssertionError, match="is lost"):

@@ -149,7 +149,7 @@ async def test_other_rows_with_nul_are_refused(store: Store) -> None:
         await store.put_pollers([PollerRecord("ns", "queue", 1, "worker-\0", 5, b"", 10)])
 
 
-async def test_a_number_beyond_64_bits_is_refused_and_stops_nobody_else(store: Store) -> None:
+async def test_a_number_beyond_64_bits_is_refused_and_affects_no_other_caller(store: Store) -> None:
     """Whatever is wrong with one transition of a group is told to its writer alone."""
 
     async def write(n: int) -> type[Exception] | None:
@@ -166,7 +166,7 @@ async def test_a_number_beyond_64_bits_is_refused_and_stops_nobody_else(store: S
     assert outcomes == [Refused if n == 3 else None for n in range(8)]
 
 
-async def test_a_key_that_no_index_takes_stops_nobody_else() -> None:
+async def test_a_key_too_large_for_an_index_affects_no_other_caller() -> None:
     """Postgres' index rows have 2,704 bytes: SQLSTATE 54000 is of one transition of the group."""
     async with postgres.migrated_database() as url:
         store = PostgresStore(url)

@@ -122,6 +122,6 @@ async def test_with_iam_it_has_no_password(admin: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", 'a"b', "1a", "a;drop", "a" * 64])
-async def test_a_name_that_is_none_is_refused(name: str) -> None:
+async def test_an_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(CannotOpen, match="can't be the name of a role"):
         await create_role("postgresql:///nowhere", name)

@@ -91,7 +91,7 @@ async def test_pragmas_of_the_caller_come_last(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_pragma_that_is_none_is_refused(tmp_path: Path) -> None:
+async def test_an_invalid_pragma_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotOpen):
         await SqliteStore(str(tmp_path / "store.db"), {"synchronous": "off; DROP TABLE executions"}).open()
 
@@ -161,7 +161,7 @@ async def test_a_deadline_that_passes_in_a_commit_is_a_timeout_after_it(tmp_path
     await store.close()
 
 
-async def test_a_waiter_that_goes_away_stops_nobody(tmp_path: Path) -> None:
+async def test_a_cancelled_waiter_affects_no_other(tmp_path: Path) -> None:
     store = await _opened(tmp_path / "store.db")
     gone = asyncio.ensure_future(commit(store, start()))
     await asyncio.sleep(0)

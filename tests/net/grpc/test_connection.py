@@ -101,7 +101,7 @@ async def test_replies_keep_within_the_windows(port: int, window: int) -> None:
     assert digest.digest() == hashlib.sha256(message(bytes(range(256)) * (size // 256))).digest()
 
 
-async def test_a_shut_stream_holds_up_no_other(port: int) -> None:
+async def test_a_stream_with_a_shut_window_blocks_no_other(port: int) -> None:
     """Each has its own window."""
     peer = await Peer.greet(port, (frames.INITIAL_WINDOW_SIZE, 10))
     shut = peer.call("/toy/Big", b"1024")
@@ -132,7 +132,7 @@ async def test_larger_frames_are_used_when_offered(port: int) -> None:
     assert len(frame.payload) == 51_205
 
 
-async def test_large_requests_are_let_in(peer: Peer) -> None:
+async def test_large_requests_are_accepted(peer: Peer) -> None:
     """Windows are granted as they are used: more than one connection window in all."""
     data = bytes(4 * _MEGABYTE - 100)
     for _ in range(6):
@@ -208,7 +208,7 @@ async def test_frames_that_bring_nothing_are_bounded(start: Start, kind: str) ->
     assert await peer.ended() == ErrorCode.ENHANCE_YOUR_CALM
 
 
-async def test_work_makes_up_for_pings(start: Start) -> None:
+async def test_work_reduces_the_debt_of_pings(start: Start) -> None:
     """Clients measure their lines with pings while they call."""
     peer = await Peer.greet(await start(Limits(max_strikes=100, strikes_forgiven_per_s=0)))
     for _ in range(200):

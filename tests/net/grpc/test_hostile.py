@@ -144,7 +144,7 @@ async def test_windows_of_ours_are_kept(start: Start) -> None:
     assert (await peer.until(lambda frame: frame.kind == frames.RST_STREAM)).error == _W
 
 
-async def test_late_frames_of_ended_streams_are_let_pass(peer: Peer) -> None:
+async def test_late_frames_of_ended_streams_are_ignored(peer: Peer) -> None:
     """They were on their way."""
     stream = peer.call("/toy/Echo", b"x")
     await peer.answer(stream)
@@ -152,7 +152,7 @@ async def test_late_frames_of_ended_streams_are_let_pass(peer: Peer) -> None:
     await peer.ping()
 
 
-async def test_the_rest_of_a_request_that_was_refused_is_let_pass(start: Start) -> None:
+async def test_the_rest_of_a_refused_request_is_ignored(start: Start) -> None:
     """Its sender could not know yet."""
     peer = await Peer.greet(await start(Limits(max_message=100)))
     stream = peer.headers("/toy/Echo")

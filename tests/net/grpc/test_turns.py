@@ -151,14 +151,14 @@ async def test_deadlines_of_many_calls_are_checked_rarely(toy: Toy) -> None:
 # -- strikes --
 
 
-async def test_a_call_that_succeeds_makes_up_for_some(toy: Toy) -> None:
+async def test_a_successful_call_reduces_the_debt(toy: Toy) -> None:
     wire = await known(toy)
     await wire.send_all(PING * 10 + call(3, "/toy/Echo"))
     assert wire.connection.strikes.count == 10 - strikes.OF_A_CALL
 
 
 @pytest.mark.parametrize("path", ["/toy/Fail", "/toy/Bug"])
-async def test_a_call_that_is_refused_makes_up_for_nothing(toy: Toy, path: str) -> None:
+async def test_a_refused_call_reduces_no_debt(toy: Toy, path: str) -> None:
     wire = await known(toy)
     await wire.send_all(PING * 10 + call(3, path, b"x"))
     assert wire.connection.strikes.count == 10

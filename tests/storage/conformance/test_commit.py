@@ -271,7 +271,7 @@ async def test_a_commit_that_writes_a_run_twice_is_refused(store: Store) -> None
     assert await everything(store) == before
 
 
-async def test_a_batch_that_stands_already_is_refused(store: Store) -> None:
+async def test_an_existing_batch_is_refused(store: Store) -> None:
     await commit(store, start())
     before = await everything(store)
     with pytest.raises(StorageError):
@@ -308,7 +308,7 @@ async def test_many_commits_at_once_all_land(store: Store) -> None:
     assert len(await store.list_tasks(NAMESPACE, QUEUE, WORKFLOW_QUEUE, None, 100)) == 50
 
 
-async def test_a_conflict_among_many_commits_stops_none_of_the_others(store: Store) -> None:
+async def test_a_conflict_among_many_commits_affects_no_other(store: Store) -> None:
     await commit(store, start())
     keys = [run_key(f"run-{n}", f"order-{n}") for n in range(20, 30)]
     results = await asyncio.gather(

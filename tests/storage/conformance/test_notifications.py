@@ -74,7 +74,7 @@ async def test_an_expired_notification_queue_is_not_notified(store: Store, woken
     assert woken == []
 
 
-async def test_a_refused_commit_notifies_nobody(store: Store, woken: list[str]) -> None:
+async def test_a_refused_commit_sends_no_notification(store: Store, woken: list[str]) -> None:
     await store.put_pollers([sleeper()])
     await commit(store, start())
     with pytest.raises(VersionConflict):
@@ -95,7 +95,7 @@ async def test_notification_queues_are_not_listed_as_pollers(store: Store) -> No
     assert await store.list_pollers(NAMESPACE, QUEUE, WORKFLOW_QUEUE, START_NS, 10) == []
 
 
-async def test_without_notifications_nobody_is_notified(store: Store) -> None:
+async def test_without_notifications_none_are_sent(store: Store) -> None:
     await store.put_pollers([sleeper()])
     await commit(store, start(tasks_added=(task(1),)))
     assert store.notifications is None

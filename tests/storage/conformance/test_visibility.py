@@ -117,7 +117,7 @@ async def test_a_full_page_has_a_token_and_the_next_may_be_empty(store: Store) -
     assert await store.list_visibility(NAMESPACE, parse("", {}), 2, token) == ([], b"")
 
 
-async def test_a_token_that_is_none_is_refused(store: Store) -> None:
+async def test_an_invalid_token_is_refused(store: Store) -> None:
     with pytest.raises(InvalidPageToken):
         await store.list_visibility(NAMESPACE, parse("", {}), 2, b"nonsense")
 
