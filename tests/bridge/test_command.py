@@ -51,7 +51,7 @@ async def test_the_command_prints_its_address_serves_and_prints_its_counters(sta
     [
         (["--target", "ftp://x"], "not an http(s) URL"),
         (["--target", "http://x", "--listen", "nowhere"], "not host:port"),
-        (["--target", "http://x", "--listen", "0.0.0.0:0"], "say --allow-anonymous"),
+        (["--target", "http://x", "--listen", "0.0.0.0:0"], "give --allow-anonymous"),
         (["--target", "http://x", "--listen", ":0"], "names no address"),
         (["--target", "https://x", "--tls-cert", "x.pem"], "mTLS needs a certificate and its key"),
     ],

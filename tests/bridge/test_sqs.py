@@ -193,7 +193,7 @@ async def test_without_permission_to_create_a_queue_the_bridge_only_probes(
         if caplog.records:
             break
         await asyncio.sleep(0.01)
-    assert "the notification queue is not heard" in caplog.text
+    assert "the notification queue can't be read" in caplog.text
     assert queue.name == ""
     await queue.close()
 

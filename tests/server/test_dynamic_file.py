@@ -135,7 +135,7 @@ def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
 def test_a_constraint_that_has_no_effect_is_warned_of(text: str, names: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert parse(text, "f") == DynamicConfig({})
-    assert f"is not told apart by {names}: that value is passed over" in caplog.text
+    assert f"does not take the constraint {names}: that value is ignored" in caplog.text
 
 
 def test_keys_that_have_one_value_here_are_few() -> None:

@@ -179,7 +179,7 @@ class Bridge:
             try:
                 self._long_polls = await pollers.long_polls(self._target, namespace, headers)
             except ServiceError as error:
-                logger.debug("asking whether the target holds calls failed: %s", error.message)
+                logger.debug("checking whether the target supports long polls failed: %s", error.message)
                 return False
         return self._long_polls
 

@@ -166,7 +166,7 @@ class SqsNotificationQueue:
             return failures
         if failures == 0:
             log.warning(
-                "the notification queue is not heard: %r; checking for tasks without it, and trying again", error
+                "the notification queue can't be read: %r; probing without notifications, and trying again", error
             )
         self._set_name("")
         if self._queue == AUTO and "NonExistentQueue" in repr(error):

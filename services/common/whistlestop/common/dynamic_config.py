@@ -298,6 +298,6 @@ def _namespace(where: str, key: str, constraints: Mapping[str, object], *, is_by
         return ""  # the server warns of the key itself
     if others or (namespace and not is_by_namespace):
         names = ", ".join(sorted(others or {"namespace"}))
-        log.warning("dynamic configuration key %s is not told apart by %s: that value is passed over", key, names)
+        log.warning("dynamic configuration key %s does not take the constraint %s: that value is ignored", key, names)
         return None
     return namespace

@@ -170,7 +170,7 @@ class _Wait:
             try:
                 await self._history.call("FireDue", internal_pb2.FireDueRequest(), context)
             except ServiceError as error:
-                _log.warning("due timers and transfer tasks could not be processed: %r", error)
+                _log.warning("expired timers and transfer tasks could not be processed: %r", error)
         return notified
 
     def __enter__(self) -> Self:

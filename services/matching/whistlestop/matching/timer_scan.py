@@ -56,4 +56,4 @@ class StoredTimerScan:
             await call_renamed(self._history, "FireTimers", internal.FireTimersRequest(), context)
         except ServiceError as error:
             # The poll has its own work to do; another one will try again.
-            log.warning("due timers and transfer tasks could not be processed: %r", error)
+            log.warning("expired timers and transfer tasks could not be processed: %r", error)

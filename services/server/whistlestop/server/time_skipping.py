@@ -157,7 +157,7 @@ class TimeSkipper:
                 await self._forget_deleted()
                 pause_s = await self._skip() if self._count() <= 0 else RECHECK_S
             except Exception:  # noqa: BLE001 - otherwise clients that wait for a skip would wait for ever
-                _log.exception("looking for the next timer failed; trying again")
+                _log.exception("searching for the next timer failed; trying again")
                 pause_s = RETRY_S
             if pause_s == AT_ONCE_S:
                 continue

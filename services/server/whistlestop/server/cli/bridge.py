@@ -128,7 +128,7 @@ def _listen_address(text: str, *, allow_anonymous: bool) -> ListenAddress:
     if not address.is_loopback and not allow_anonymous:
         raise CommandError(
             f"{text} is not a loopback address, and whoever reaches the bridge can use its credentials: listen on "
-            "127.0.0.1, or say --allow-anonymous",
+            "127.0.0.1, or give --allow-anonymous",
             2,
         )
     return address
