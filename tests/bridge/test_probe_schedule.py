@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def notified() -> AsyncIterator[Bench]:
     """With ten pollers or so, a registered notification queue, and nothing to do for long."""
-    bench = Bench(registered=True)
+    bench = Bench(wakes=True)
     worker = bench.worker()
     await bench.advance(600)
     assert bench.target.registered == "stack-bridge-1"
@@ -180,7 +180,7 @@ async def test_news_of_a_worker_goes_through_at_once(notified: Bench) -> None:
 
 async def test_a_heartbeat_without_probes_is_a_call() -> None:
     """A bridge whose workers have no polls waiting brings it along with nothing."""
-    bench = Bench(registered=True)
+    bench = Bench(wakes=True)
     for _ in range(3):
         await heartbeat(bench)
         await bench.advance(60)

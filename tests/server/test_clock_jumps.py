@@ -87,11 +87,11 @@ async def worker_deployments(clock: FakeClock, store: Any, _: Path) -> Callable[
 
 async def instance(clock: FakeClock, store: Any, _: Path) -> Callable[[], Awaitable[bool]]:
     noted = membership_heartbeat.MembershipHeartbeat(store, clock, "i", "history")
-    await noted.note()
+    await noted.renew()
 
     async def is_fresh() -> bool:
         before = store.calls
-        await noted.note()
+        await noted.renew()
         return bool(store.calls == before)
 
     return is_fresh

@@ -64,7 +64,7 @@ class _Methods:
         raise AssertionError("a message of allowed size was refused")
 
     async def _authenticated(self, head: Head) -> bool:
-        return await self._frontend.knows(head.headers)
+        return await self._frontend.is_authenticated(head.headers)
 
     def _peek_authenticated(self, head: Head) -> bool | None:
         return self._frontend.peek_authenticated(head.headers)

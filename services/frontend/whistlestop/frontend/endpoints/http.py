@@ -158,7 +158,7 @@ class HttpApi:
             most = json_api.MAX_BODY
         if unauthenticated:
             return Accepted(kind, _MAX_UNAUTHENTICATED_BODY, is_authenticated=False)
-        if not await self._frontend.knows(request.headers):
+        if not await self._frontend.is_authenticated(request.headers):
             raise permission_denied()
         return Accepted(kind, most, is_authenticated=True)
 
