@@ -150,7 +150,7 @@ async def test_a_notification_queue_is_registered_for_the_probed_queues() -> Non
     polls = request("one", "two")
     polls.wake_queue = "stack-bridge-7"
     answer = await bench.ask("ProbeBacklog", polls, can_long_poll=False)
-    assert (answer.wakes, answer.notification_queue_prefix) == (True, "stack-bridge-")
+    assert (answer.wakes, answer.wake_queue_prefix) == (True, "stack-bridge-")
     registered = {key: row for key, row in bench.rows.pollers.items() if row.identity == "stack-bridge-7"}
     assert sorted(registered) == [
         (NAMESPACE, "one", -2, "stack-bridge-7"), (NAMESPACE, "one", -1, "stack-bridge-7"),
@@ -174,7 +174,7 @@ async def test_a_notification_queue_with_another_prefix_is_not_registered(name: 
     polls = request("one")
     polls.wake_queue = name
     answer = await bench.ask("ProbeBacklog", polls, can_long_poll=False)
-    assert (answer.wakes, answer.notification_queue_prefix) == (False, "stack-bridge-")
+    assert (answer.wakes, answer.wake_queue_prefix) == (False, "stack-bridge-")
     assert {row.identity for row in bench.rows.pollers.values()} == {"me"}
     await bench.matching.close()
 
@@ -185,7 +185,7 @@ async def test_a_process_with_long_polls_sends_no_notifications() -> None:
     polls.wake_queue = "stack-bridge-7"
     bench.commit("a", queue="one")
     answer = await bench.ask("ProbeBacklog", polls)
-    assert (answer.holds, answer.wakes, answer.notification_queue_prefix) == (True, False, "")
+    assert (answer.holds, answer.wakes, answer.wake_queue_prefix) == (True, False, "")
     await bench.matching.close()
 
 

@@ -218,7 +218,7 @@ async def test_polls_serve_keys_by_turns(offered: bool) -> None:
 
 async def test_more_keys_than_one_read_returns_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key waits for others to have nothing left, wherever its level is; nor does a task without a key."""
-    monkeypatch.setattr("whistlestop.matching.queues._MOST_LEVELS", 20)
+    monkeypatch.setattr("whistlestop.matching.queues._MAX_LEVELS", 20)
     bench = Bench(MatchingConfig(buffer=30))
     keys = [f"key {number}" for number in range(100)]
     put(bench, [task(n, key) for n, key in enumerate(keys * 10)], offered=False)

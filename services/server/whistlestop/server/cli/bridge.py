@@ -73,10 +73,7 @@ def bridge(
             show_default=False,
         ),
     ] = "",
-    wake_queue: Annotated[
-        str,
-        typer.Option("--wake-queue", envvar="WHISTLESTOP_WAKE_QUEUE", hidden=True),
-    ] = "",
+    wake_queue: Annotated[str, typer.Option("--wake-queue", envvar="WHISTLESTOP_WAKE_QUEUE", hidden=True)] = "",
     allow_anonymous: AllowAnonymous = False,
     log_every_s: Annotated[
         float, typer.Option("--log-every", min=0, help="Seconds between log lines with counts of calls; 0: never.")
