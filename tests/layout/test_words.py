@@ -33,8 +33,9 @@ def _split(rows: list[tuple[str, str]]) -> Iterator[tuple[list[str], str, str]]:
 
 
 def words_of(name: str) -> set[str]:
-    """Return the words that an identifier is made of: `LookForTasks` and `look_for_tasks` alike."""
-    return {word.lower() for word in re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).split("_") if word}
+    """Return the words that an identifier is made of: `LookForTasks` and `look_for_tasks` alike. A wake-up is one."""
+    apart = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+    return {word for word in re.sub(r"wake_up(?=_|s|$)", "wakeup", apart).split("_") if word}
 
 
 def defined_in(tree: ast.Module) -> set[str]:
@@ -80,6 +81,7 @@ def test_no_identifier_is_made_of_a_house_word() -> None:
         ("for hint in x: ...", ["hint (hint)"]),
         ("LOOK_PATH: str = ''", ["LOOK_PATH (look)"]),
         ("x = service.due_ns; y = f(hint=1)", []),
+        ("class WakeUps: wake_up = wake_ups_at = 1", []),
         ("outlook = lookup = indoors = residue = 1", []),
         ("def f(wake_queue): ...", []),
     ],
