@@ -73,18 +73,18 @@ class AwsWakeUps:
         if self._stands(at_ns, now_ns):
             return
         delay_s = max(-(-(at_ns - now_ns) // SECOND_NS), 0)
-        wake_ns = now_ns + delay_s * SECOND_NS if delay_s <= MOST_DELAY_S else scheduled_ns(at_ns)
+        wake_up_ns = now_ns + delay_s * SECOND_NS if delay_s <= MOST_DELAY_S else scheduled_ns(at_ns)
         try:
             if delay_s <= MOST_DELAY_S:
                 await asyncio.to_thread(self._send, delay_s, at_ns)
             else:
-                await asyncio.to_thread(self._schedule, wake_ns, at_ns)
+                await asyncio.to_thread(self._schedule, wake_up_ns, at_ns)
         except aws.AwsError as error:
             self._count("WakesFailed")
             _log.warning("no wake-up could be set, so due timers wait for the recurring schedule: %r", error)
             return
         self._count("WakesArmed")
-        self._armed.append(wake_ns)
+        self._armed.append(wake_up_ns)
 
     def _stands(self, at_ns: int, now_ns: int) -> bool:
         """Return whether a known wake-up comes in time, and late enough to be certainly still ahead."""
@@ -101,10 +101,10 @@ class AwsWakeUps:
             self._sqs = aws.client("sqs")
         self._sqs.send_message(QueueUrl=self._target.queue_url, DelaySeconds=delay_s, MessageBody=_message(at_ns))
 
-    def _schedule(self, wake_ns: int, at_ns: int) -> None:
+    def _schedule(self, wake_up_ns: int, at_ns: int) -> None:
         if self._scheduler is None:
             self._scheduler = aws.client("scheduler")
-        minute = datetime.fromtimestamp(wake_ns // SECOND_NS, UTC)
+        minute = datetime.fromtimestamp(wake_up_ns // SECOND_NS, UTC)
         try:
             self._scheduler.create_schedule(
                 Name=f"wake-{minute:%Y%m%dT%H%M}",
