@@ -14,8 +14,8 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, unavailable, unimplemented
 from whistlestop.common.proto import internal_pb2, worker_pb2
 from whistlestop.common.renamed_rpcs import OLD_NAMES, call_renamed
-from whistlestop.common.transports import invoke_envelope, wrap
 from whistlestop.frontend.own_rpcs import WORKER_SERVICE
+from whistlestop.net.internal.transports import invoke_envelope, wrap
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
