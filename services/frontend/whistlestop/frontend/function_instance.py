@@ -57,7 +57,7 @@ class FrontendInstance:
 
             return {"deleted": await finish_deletions(self.frontend), "batches": await work_on_batches(self.frontend)}
         answer = await answer_event(self._api, event, invocation.latest_ns)
-        await self._environment.presence.note()
+        await self._environment.heartbeat.renew()
         metrics = self._environment.metrics
         if metrics is not None:
             seconds = (self._environment.clock.steady_ns() - invocation.began_ns) / SECOND_NS

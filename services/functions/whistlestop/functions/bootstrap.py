@@ -64,14 +64,14 @@ class Environment(Generic[SettingsT]):
         settings: SettingsT,
         clock: FunctionClock,
         store: Store,
-        presence: MembershipHeartbeat,
+        heartbeat: MembershipHeartbeat,
         metrics: FunctionMetrics | None,
         traces: Traces | None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.store = store
-        self.presence = presence
+        self.heartbeat = heartbeat
         """Renews the row by which other processes and functions know of this instance."""
         self.metrics = metrics
         self._traces = traces
@@ -112,8 +112,8 @@ class Function(Generic[SettingsT, InstanceT]):
         metrics, traces = metrics_of(self._name, settings), traces_of(self.clock, settings)
         store = instrumented(store_of(settings), metrics, traces)
         await store.open()
-        presence = MembershipHeartbeat(store, self.clock, _instance_name(), self._name)
-        return Environment(settings, self.clock, store, presence, metrics, traces)
+        heartbeat = MembershipHeartbeat(store, self.clock, _instance_name(), self._name)
+        return Environment(settings, self.clock, store, heartbeat, metrics, traces)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

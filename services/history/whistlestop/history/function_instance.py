@@ -94,7 +94,7 @@ class HistoryInstance:
         """Finish the call's work: deliver transfer tasks, set a wake-up, renew the membership row, notify workers."""
         await self.history.transfers.drain(latest_ns)
         await self._earliest_wake_up.arm(self._wake_ups)
-        await self._environment.presence.note()
+        await self._environment.heartbeat.renew()
         if self._worker_notifications is not None:
             await self._worker_notifications.settle()
 
@@ -108,8 +108,8 @@ class HistoryInstance:
         more, next_due_ns = True, 0
         while more and (latest_ns is None or self._clock.steady_ns() < latest_ns):
             context = CallContext(deadline_ns=latest_ns, can_long_poll=False)
-            reply = await history.call("FireDue", internal_pb2.FireDueRequest(limit=_PAGE), context)
-            assert isinstance(reply, internal_pb2.FireDueResponse)
+            reply = await history.call("FireTimers", internal_pb2.FireTimersRequest(limit=_PAGE), context)
+            assert isinstance(reply, internal_pb2.FireTimersResponse)
             timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
             next_due_ns = reply.next_due_ns
         self._earliest_wake_up.note(self._clock.now_ns() if more else next_due_ns)
@@ -168,7 +168,7 @@ class _Wait:
             self._fired_ns = now_ns
             context = CallContext(deadline_ns=deadline_ns, can_long_poll=False)
             try:
-                await self._history.call("FireDue", internal_pb2.FireDueRequest(), context)
+                await self._history.call("FireTimers", internal_pb2.FireTimersRequest(), context)
             except ServiceError as error:
                 _log.warning("expired timers and transfer tasks could not be processed: %r", error)
         return notified

@@ -65,7 +65,7 @@ class BacklogProbes:
         config: MatchingConfig,
         queues: Queues,
         rows: PollerRows,
-        due: TimerScan,
+        timer_scan: TimerScan,
         record_heartbeats: Callable[[CallContext, Sequence[WorkerHeartbeat]], Awaitable[None]],
         versions: Versions,
     ) -> None:
@@ -75,7 +75,7 @@ class BacklogProbes:
         self._config = config
         self._queues = queues
         self._rows = rows
-        self._due = due
+        self._timer_scan = timer_scan
         self._record_heartbeats = record_heartbeats
         self._versions = versions
         self._watchers: dict[QueueKey, dict[asyncio.Event, None]] = {}
@@ -157,7 +157,7 @@ class BacklogProbes:
             )
         if records:
             await self._rows.write(records)
-        await self._due.fire(context, first=True)
+        await self._timer_scan.fire_timers(context, first=True)
         return await self._count(polls, limit)
 
     # In a long-lived process.

@@ -39,7 +39,7 @@ class MatchingInstance:
     def __init__(self, environment: Environment[MatchingSettings]) -> None:
         settings, clock, store = environment.settings, environment.clock, environment.store
         history = environment.client("history", settings.history_function, settings.history_url)
-        config = MatchingConfig(remote_notifications=False, wake_queue_prefix=settings.worker_wake_prefix)
+        config = MatchingConfig(remote_notifications=False, notification_queue_prefix=settings.worker_wake_prefix)
         outbound = Outbound(Named.parse(settings.allow_outbound))
         if settings.dynamic_config:
             config = _configured(config, settings.dynamic_config, outbound)
@@ -50,7 +50,7 @@ class MatchingInstance:
             RandomIds(),
             RecheckNotifier(clock),
             config,
-            due=StoredTimerScan(store, history, clock),
+            timer_scan=StoredTimerScan(store, history, clock),
             outbound=outbound,
         )
         self._environment = environment
@@ -59,7 +59,7 @@ class MatchingInstance:
         """Serve the envelope of another function; return the reply envelope."""
         answer = await serve_event(self, event, self._environment.clock, invocation.latest_ns)
         await self.matching.settle()
-        await self._environment.presence.note()
+        await self._environment.heartbeat.renew()
         metrics = self._environment.metrics
         if metrics is not None:
             polls = self.matching.counters
