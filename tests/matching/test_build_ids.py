@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.storage.records import TaskQueueRecord
 
-HOLDS = pytest.mark.parametrize("can_hold", [True, False], ids=["process", "function"])
+HOLDS = pytest.mark.parametrize("can_long_poll", [True, False], ids=["process", "function"])
 
 
 async def store(bench: Bench) -> None:

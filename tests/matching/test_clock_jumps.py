@@ -48,7 +48,7 @@ async def handed_out(bench: Bench, seconds: int, jump_s: float, **poll: Any) -> 
 async def test_a_limit_lets_through_as_much_as_without_a_jump(kind: str, jump_s: float) -> None:
     """Buckets in rows are stored by the wall clock: after a jump back they lie far ahead, and are brought near."""
     usual, told = (Bench(MatchingConfig(share_pollers=kind == "shared by processes")) for _ in range(2))
-    fields = {"can_hold": kind != "in a function"}
+    fields = {"can_long_poll": kind != "in a function"}
     expected = len(await handed_out(usual, 12, 0, **fields))
     found = len(await handed_out(told, 12, jump_s, **fields))
     assert expected >= 8

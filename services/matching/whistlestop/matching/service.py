@@ -1,7 +1,7 @@
 """The matching service: task queues, polls and workers.
 
 It has one table of methods and no transport types. Nothing held in memory is needed for correctness: a fresh instance
-per call (`context.can_hold` False) works on the store alone; in a long-lived process memory only saves reads.
+per call (`context.can_long_poll` False) works on the store alone; in a long-lived process memory only saves reads.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class HttpApi:
     ) -> None:
         self._frontend = frontend
         self._clock = clock
-        self._can_hold = can_long_poll
+        self._can_long_poll = can_long_poll
         self._browsers = browsers
 
     async def handle(self, request: HttpRequest, latest_ns: int | None = None) -> HttpAnswer:
@@ -169,19 +169,19 @@ class HttpApi:
                 self._clock,
                 request,
                 accepted.most_body,
-                can_long_poll=self._can_hold,
+                can_long_poll=self._can_long_poll,
                 latest_ns=latest_ns,
             )
         if accepted.kind is Kind.NEXUS:
             from whistlestop.frontend.endpoints import nexus
 
             return await nexus.serve(
-                self._frontend, self._clock, request, can_long_poll=self._can_hold, latest_ns=latest_ns
+                self._frontend, self._clock, request, can_long_poll=self._can_long_poll, latest_ns=latest_ns
             )
         from whistlestop.frontend.endpoints import json_api
 
         return await json_api.serve(
-            self._frontend, self._clock, request, can_long_poll=self._can_hold, latest_ns=latest_ns
+            self._frontend, self._clock, request, can_long_poll=self._can_long_poll, latest_ns=latest_ns
         )
 
     def _readable(self, request: HttpRequest, answer: HttpAnswer) -> HttpAnswer:
