@@ -211,7 +211,7 @@ async def test_nothing_remains_after_retention_or_deletion(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left_s", "can_hold", "waits_s"),
+    ("left_s", "can_long_poll", "waits_s"),
     [(None, True, 60), (100, True, 60), (30, True, 29), (1, True, 0), (0, True, 0), (100, False, 20), (10, False, 9)],
 )
 @pytest.mark.parametrize("kind", [OPERATIONS, ACTIVITIES], ids=["operations", "activities"])

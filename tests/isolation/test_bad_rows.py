@@ -344,7 +344,7 @@ async def test_a_queue_goes_on_behind_tasks_that_cannot_be_started(backend: Back
     assert "tasks" in await problems(backend.store)
 
 
-@pytest.mark.parametrize("can_hold", [True, False])
+@pytest.mark.parametrize("can_long_poll", [True, False])
 async def test_a_nexus_task_that_cannot_be_read_is_taken_out_of_its_queue(
     backend: Backend, *, can_long_poll: bool
 ) -> None:

@@ -1,8 +1,8 @@
 """Long polls: pick a task, let history start it and answer; or wait; or answer empty before the deadline.
 
 There are two modes. In a long-lived process a poll works on the queue in memory and waits as a future among its
-waiters. In a function (`context.can_long_poll` is False) nothing is remembered: each attempt reads the store, and the poll
-waits only briefly.
+waiters. In a function (`context.can_long_poll` is False) nothing is remembered: each attempt reads the store, and the
+poll waits only briefly.
 
 History's reply is passed on without being parsed; matching appends its own fields in serialised form. NOT_FOUND from
 history means that the task is stale, and its row is deleted. Any other error leaves the row, and the poll continues.
