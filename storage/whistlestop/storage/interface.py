@@ -59,7 +59,7 @@ class ExecutionStore(Protocol):
         ...
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
-        """Return the run as last committed, or None."""
+        """Return the run as last committed, or None if it does not exist."""
         ...
 
     async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
@@ -148,7 +148,7 @@ class TaskStore(Protocol):
         ...
 
     async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
-        """Return the settings of the queue, or None."""
+        """Return the settings of the queue, or None if none were written."""
         ...
 
     async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
@@ -337,7 +337,7 @@ class ClusterStore(Protocol):
         ...
 
     async def remove_member(self, host_id: str) -> None:
-        """Delete the member's row."""
+        """Delete the member's row; nothing happens if it is gone."""
         ...
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:

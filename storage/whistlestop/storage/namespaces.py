@@ -103,7 +103,7 @@ class NamespaceCache:
         return self._fresh(self._by_name.get(name))
 
     def peek_id(self, namespace_id: str) -> Namespace | None:
-        """Return as `peek`, by id."""
+        """Return the cached namespace of that id, or None if it is not cached or too old."""
         return self._fresh(self._by_id.get(namespace_id))
 
     async def by_name(self, name: str) -> Namespace | None:
@@ -117,7 +117,7 @@ class NamespaceCache:
         return found if found is not None else self._keep(await self._store.get_namespace(namespace_id=namespace_id))
 
     async def refresh(self, namespace_id: str) -> Namespace | None:
-        """Return as `by_id`, but always read the store."""
+        """Return the namespace of that id as stored now, or None if there is none. Raise StorageError."""
         return self._keep(await self._store.get_namespace(namespace_id=namespace_id))
 
     def forget(self, namespace_id: str) -> None:

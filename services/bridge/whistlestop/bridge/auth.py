@@ -49,9 +49,11 @@ class NoAuth:
     """Adds nothing; the caller's own credentials are passed on."""
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
-        return None
+        """Leave the headers unchanged."""
+        return
 
     def refused(self, answer: Answer) -> bool:
+        """Return False: without credentials, a retry would be refused as well."""
         return False
 
 
@@ -62,9 +64,14 @@ class ApiKey:
         self._value = f"Bearer {key}"
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        """Add credentials to `headers` (names in lower case), in place.
+
+        Raises ValueError without credentials, and ServiceError when they are temporarily unavailable.
+        """
         headers.setdefault("authorization", self._value)
 
     def refused(self, answer: Answer) -> bool:
+        """Return False: the same key would be refused again."""
         return False
 
 
@@ -75,6 +82,10 @@ class InOrder:
         self._auths = auths
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        """Add credentials to `headers` (names in lower case), in place.
+
+        Raises ValueError without credentials, and ServiceError when they are temporarily unavailable.
+        """
         for auth in self._auths:
             await auth.sign(url, headers, body)
 
@@ -104,6 +115,10 @@ class SigV4:
         self._rechecked_s = -_RECHECK_S
 
     async def sign(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        """Add credentials to `headers` (names in lower case), in place.
+
+        Raises ValueError without credentials, and ServiceError when they are temporarily unavailable.
+        """
         credentials = await self._fresh()
         if "authorization" in headers:
             headers[CALLER_AUTHORIZATION] = headers.pop("authorization")

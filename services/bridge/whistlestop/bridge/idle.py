@@ -38,10 +38,12 @@ class EndsWhenIdle(Plugin):
         self._busy = _Busy()
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Add an interceptor that counts activities to the configuration, in place, and return it."""
         config["interceptors"] = [*config.get("interceptors", ()), self._busy]
         return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:  # noqa: A002 - the SDK's name
+        """Run the worker by `next` until it ends or was idle for the configured time. Raise what `next` raises."""
         watching = asyncio.create_task(self._end(worker), name="end when idle")
         try:
             await next(worker)
@@ -61,6 +63,7 @@ class EndsWhenIdle(Plugin):
         return self._counters.tasks, self._busy.ended
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
+        """Return the configuration unchanged: a replayer is never idle."""
         return config
 
     def run_replayer(
@@ -69,6 +72,7 @@ class EndsWhenIdle(Plugin):
         histories: Any,
         next: Callable[..., Any],  # noqa: A002 - the SDK's name
     ) -> AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]]:
+        """Return the next plugin's replay results unchanged."""
         found: AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]] = next(replayer, histories)
         return found
 

@@ -98,10 +98,12 @@ class Poller:
         self.worker = (self.key, self.request.identity, self.headers.get(_AUTHORIZATION, ""))
 
     def answer(self, data: bytes) -> None:
+        """Send the reply to the poller; nothing happens if it was answered or has gone."""
         if not self.future.done():
             self.future.set_result(data)
 
     def fail(self, error: ServiceError) -> None:
+        """Send the error to the poller; nothing happens if it was answered or has gone."""
         if not self.future.done():
             self.future.set_exception(error)
 

@@ -99,9 +99,14 @@ class AdaptiveSchedule:
         self._changed = asyncio.Event()
 
     def record_answer(self, prefix: str, *, registered: bool) -> None:
-        return None
+        """Take a check's reply about notification queues: the required prefix of names, and whether ours is registered.
+
+        `prefix` is empty if the target sends no notifications.
+        """
+        return
 
     def expect_work(self, after_s: float = 0.0) -> None:
+        """Expect work for a worker, `after_s` seconds from now, because of a call through the bridge."""
         self._last_ns = self._clock.steady_ns()
         probe_ns = self._last_ns + int(after_s * SECOND_NS)
         self._is_prompted = True
@@ -116,6 +121,7 @@ class AdaptiveSchedule:
             self._changed.set()
 
     def probe_soon(self, after_s: float = 0.0) -> None:
+        """Check soon for something without a notification: a queue that no check has included, or a backlog."""
         AdaptiveSchedule.expect_work(self, after_s)
 
     async def wait(self) -> bool:
@@ -152,11 +158,16 @@ class NotifiedSchedule(AdaptiveSchedule):
         return self._queue.name
 
     def record_answer(self, prefix: str, *, registered: bool) -> None:
+        """Take a check's reply about notification queues: the required prefix of names, and whether ours is registered.
+
+        `prefix` is empty if the target sends no notifications.
+        """
         self._registered = self._queue.name if registered else ""
         if prefix:
             self._queue.set_prefix(prefix)
 
     def expect_work(self, after_s: float = 0.0) -> None:
+        """Expect work for a worker, `after_s` seconds from now, because of a call through the bridge."""
         super().expect_work(after_s + MESSAGE_DELAY_S if self._is_notified else after_s)
 
     @property

@@ -80,6 +80,7 @@ class SqsNotificationQueue:
             self._run()
 
     def set_prefix(self, prefix: str) -> None:
+        """Take the prefix of queue names to which a target sends notifications."""
         if self._queue == AUTO and not self._prefix:
             self._prefix = prefix
             self._run()

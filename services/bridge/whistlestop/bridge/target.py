@@ -88,6 +88,7 @@ class ConnectTarget:
     async def call(
         self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
     ) -> bytes:
+        """Call an RPC, `/package.Service/Method`, and return the reply. Raises ServiceError."""
         fixed = dict(self._fixed)
         if timeout_s is not None:
             if timeout_s <= 0:

@@ -48,5 +48,5 @@ def decoded(reply: Reply, kind: type[Message]) -> Message:
 
 
 def encoded(reply: Reply) -> bytes:
-    """Return the reply in serialised form."""
+    """Return the reply in serialised form; one that is serialised already is returned as it is."""
     return reply.data if isinstance(reply, Encoded) else reply.SerializeToString()

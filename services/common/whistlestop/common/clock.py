@@ -61,6 +61,7 @@ class SystemClock:
         return monotonic_ns() + STEADY_START_NS
 
     async def sleep(self, delay_s: float) -> None:
+        """Sleep for `delay_s` seconds of the steady clock; return at once when it is not positive."""
         await asyncio.sleep(max(delay_s, 0.0))
 
 
@@ -104,6 +105,7 @@ class FakeClock:
         return self._steady_ns
 
     async def sleep(self, delay_s: float) -> None:
+        """Sleep for `delay_s` seconds of the steady clock; return at once when it is not positive."""
         if delay_s <= 0:
             await asyncio.sleep(0)
             return
@@ -154,6 +156,7 @@ class SkippingClock:
         return self._base.steady_ns()
 
     async def sleep(self, delay_s: float) -> None:
+        """Sleep for `delay_s` seconds of the steady clock; return at once when it is not positive."""
         deadline_ns = self.steady_ns() + self._ahead_ns + round(delay_s * SECOND_NS)
         while (left_ns := deadline_ns - self._ahead_ns - self.steady_ns()) > 0:
             await wait_until(self._base, self._base.steady_ns() + left_ns, self._skipped.wait())

@@ -30,7 +30,7 @@ class DeadlineHeap(Generic[T]):
         return self._entries[0][0] if self._entries else None
 
     def push(self, deadline_ns: int, item: T) -> None:
-        """Add an item."""
+        """Add an item with its deadline in nanoseconds. Equal items may be added several times."""
         heapq.heappush(self._entries, (deadline_ns, next(self._numbers), item))
 
     def pop(self) -> T:
@@ -43,7 +43,7 @@ class DeadlineHeap(Generic[T]):
             yield heapq.heappop(self._entries)[2]
 
     def keep(self, wanted: Callable[[T], bool]) -> None:
-        """Remove all items that are not wanted."""
+        """Remove all items for which `wanted` is false, if there are any."""
         self._entries = [entry for entry in self._entries if wanted(entry[2])]
         heapq.heapify(self._entries)
 

@@ -43,6 +43,7 @@ class RandomIds:
         return f"{moment[:8]}-{moment[8:]}-7{digits[:3]}-{variant}{digits[3:6]}-{digits[6:18]}"
 
     def task_id(self, now_ns: int) -> int:
+        """Return a new row id below 2**63, ordered by time within a process and approximately between processes."""
         with self._lock:
             candidate = (now_ns // 1000 << 10) | int.from_bytes(os.urandom(1), "big")
             self._last = candidate if candidate > self._last else self._last + 1
@@ -64,6 +65,7 @@ class CountedIds:
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     def task_id(self, now_ns: int) -> int:
+        """Return a new row id below 2**63, ordered by time within a process and approximately between processes."""
         self._n += 1
         return (now_ns // 1000 << 10) + self._n
 

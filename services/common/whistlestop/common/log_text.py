@@ -19,7 +19,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def escaped(text: str) -> str:
-    """Return the text with such characters replaced by JSON (and Python) escape sequences."""
+    """Return the text with control characters (CONTROLS) replaced by JSON (and Python) escape sequences."""
     return CONTROLS.sub(_escape, text) if CONTROLS.search(text) else text
 
 

@@ -33,16 +33,19 @@ class NoMetrics:
     """Records nothing."""
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
-        return None
+        """Record nothing."""
+        return
 
     def transition(self) -> None:
         return None
 
     def conflict(self, kind: str) -> None:
-        return None
+        """Record nothing."""
+        return
 
     def tasks_added(self, task_type: int, count: int) -> None:
-        return None
+        """Record nothing."""
+        return
 
 
 NO_METRICS: Metrics = NoMetrics()

@@ -138,11 +138,16 @@ class LocalNotifier:
         """Subscribers by topic, in the order in which they subscribed, so that simulations are reproducible."""
 
     def publish(self, topics: Iterable[str], *, remote: bool = False) -> None:
+        """Wake the subscribers of `topics`. Never blocks or raises.
+
+        With `remote`, another process has published.
+        """
         for topic in topics:
             for listener in self.audience.get(topic, ()):
                 listener.notify(remote=remote)
 
     def subscribe(self, *topics: str) -> Subscription:
+        """Subscribe from now on; leave the context manager to unsubscribe."""
         return _LocalSubscription(self, topics)
 
 
@@ -179,7 +184,9 @@ class RecheckNotifier:
         self._most_s = most_s
 
     def publish(self, topics: Iterable[str]) -> None:
-        return None
+        """Wake the subscribers of `topics`. Never blocks or raises."""
+        return
 
     def subscribe(self, *topics: str) -> Subscription:
+        """Subscribe from now on; leave the context manager to unsubscribe."""
         return _RecheckSubscription(self._clock, self._first_s, self._most_s)

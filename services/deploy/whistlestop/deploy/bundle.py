@@ -86,7 +86,7 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Return the unzipped size in bytes."""
+    """Return the size in bytes of all files in the folder, unzipped; 0 if there are none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

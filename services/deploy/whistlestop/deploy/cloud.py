@@ -90,6 +90,7 @@ class Cloud:
     # ---- the stack ---------------------------------------------------------------------------------------------------
 
     def stack(self, name: str) -> Stack | None:
+        """Return the stack of that name, or None if it does not exist. Raise DeployError."""
         from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # as above
 
         with in_words():
@@ -169,7 +170,7 @@ class Cloud:
         self._wait(name, {"DELETE_COMPLETE"}, since, report)
 
     def resources(self, name: str) -> list[str]:
-        """Return the types of the stack's resources."""
+        """Return the types of the stack's resources. Raise DeployError, also if there is no such stack."""
         with in_words():
             pages = self.cloudformation.get_paginator("list_stack_resources").paginate(StackName=name)
             return [each["ResourceType"] for page in pages for each in page["StackResourceSummaries"]]
@@ -224,7 +225,10 @@ class Cloud:
     # ---- bundles -----------------------------------------------------------------------------------------------------
 
     def bucket(self, *, create: bool = True) -> str:
-        """Return the bucket for bundles, one per account and region, not public; empty if missing and not `create`."""
+        """Return the bucket for bundles, one per account and region, not public; empty if missing and not `create`.
+
+        Raise DeployError.
+        """
         from botocore.exceptions import ClientError
 
         s3, name = self.session.client("s3"), f"whistlestop-deploy-{self.account}-{self.region}"
@@ -274,12 +278,14 @@ class Cloud:
     # ---- secrets and databases ---------------------------------------------------------------------------------------
 
     def keep_secret(self, name: str, value: str) -> None:
+        """Store the value as a SecureString parameter, replacing an existing one. Raise DeployError."""
         with in_words():
             self.session.client("ssm").put_parameter(
                 Name=name, Value=value, Type="SecureString", Overwrite=True, Tier="Intelligent-Tiering"
             )
 
     def forget_secret(self, name: str) -> None:
+        """Delete the parameter; nothing happens if it does not exist. Raise DeployError."""
         from botocore.exceptions import ClientError
 
         with in_words():
@@ -296,6 +302,6 @@ class Cloud:
         return dict(found.get("Environment", {}).get("Variables", {}))
 
     def delete_dsql(self, identifier: str) -> None:
-        """Delete a cluster with all its data."""
+        """Delete a cluster with all its data. Raise DeployError, also if it does not exist."""
         with in_words():
             self.session.client("dsql").delete_cluster(identifier=identifier)

@@ -126,7 +126,10 @@ class Frontend:
         return await self._perform(route, request, context)
 
     async def call_as_server(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
-        """Serve a call by the server itself, without authorisation. Never use it for a call from outside."""
+        """Serve a call by the server itself, without authorisation. Raise ServiceError.
+
+        Never use it for a call from outside.
+        """
         return await self._perform(self._route_of(full_rpc_name), request, context)
 
     async def admit(self, access: Access, namespace: str, headers: Mapping[str, str]) -> None:

@@ -96,7 +96,7 @@ class Function(Generic[SettingsT, InstanceT]):
         """None before the first call."""
 
     def handle(self, event: Event, context: Any) -> Event:
-        """Serve a call, as Lambda makes it."""
+        """Serve a call, as Lambda makes it. Raise what the handler of the event raises."""
         self.clock.resume()
         return run(self._serve(event, context))
 
@@ -180,6 +180,7 @@ class PowertoolsHandler(logging.Handler):
         self._service = service
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Pass the record to Powertools' formatter and write the result. Never raises."""
         if self.formatter is None:
             from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 

@@ -40,7 +40,7 @@ class Head(NamedTuple):
 
 
 def is_http(event: Mapping[str, Any]) -> bool:
-    """Return whether the event is an HTTP request."""
+    """Return whether the event is an HTTP request (of a function URL or an API Gateway)."""
     about = event.get("requestContext")
     return isinstance(about, dict) and ("http" in about or "httpMethod" in event)
 

@@ -35,6 +35,7 @@ class FunctionMetrics:
             self._counts[name] = self._counts.get(name, 0) + number
 
     def span(self, name: str, milliseconds: float) -> None:
+        """Add a duration in milliseconds to the metric of that name."""
         self._spans_ms.append((name, milliseconds))
 
     def count_growth(self, kind: str, totals: Mapping[str, int], names: Mapping[str, str]) -> None:
@@ -45,6 +46,7 @@ class FunctionMetrics:
         self._totals[kind] = dict(totals)
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
+        """Record that an RPC of the public API ended with gRPC status `code` (`OK`, `NOT_FOUND`, …) after `seconds`."""
         self.count("Requests")
         if code != "OK":
             self.count("RequestsFailed")
@@ -54,9 +56,11 @@ class FunctionMetrics:
         self.count("Transitions")
 
     def conflict(self, kind: str) -> None:
+        """Record a commit that lost against another writer: `version` of a run, or `current` run of a workflow id."""
         self.count(_CONFLICTS.get(kind, "Conflicts"))
 
     def tasks_added(self, task_type: int, count: int) -> None:
+        """Record that `count` tasks of a type (Temporal's TaskQueueType) were written."""
         self.count(_TASKS.get(task_type, "TasksAdded"), count)
 
     def flush(self) -> None:

@@ -128,7 +128,7 @@ class History:
         self.transfers.start(spans)
 
     def scan(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Change the slots that this process scans."""
+        """Change the slots that this process scans: spans of slots, first included and last excluded."""
         self.timers.scan(spans)
         self.transfers.scan(spans)
 

@@ -94,7 +94,7 @@ def of_nexus_task(run: Run, operation: NexusOperation, *, cancel: bool) -> bytes
 
 
 def parse(data: bytes) -> TaskToken:
-    """Parse a token. Raise INVALID_ARGUMENT."""
+    """Parse a task token. Raise INVALID_ARGUMENT for bytes that are none."""
     token = TaskToken()
     try:
         token.ParseFromString(data)

@@ -161,7 +161,7 @@ class PollerRows:
 
 
 def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: int, config: MatchingConfig) -> None:
-    """Record in memory that the poller polled now."""
+    """Record in memory that the poller polled at `now_ns`, in place of the oldest when there are too many."""
     pollers = queue.pollers
     if identity not in pollers and len(pollers) >= config.pollers_per_queue:
         forget_old(queue, now_ns, config)

@@ -37,7 +37,8 @@ class NoTimerScan:
     """Do nothing: a long-lived process fires its timers itself."""
 
     async def fire_timers(self, context: CallContext, *, first: bool) -> None:
-        return None
+        """Fire a page of due timers. With `first` (the poll's first check), deliver overdue transfer tasks as well."""
+        return
 
 
 class StoredTimerScan:
@@ -49,6 +50,7 @@ class StoredTimerScan:
         self._clock = clock
 
     async def fire_timers(self, context: CallContext, *, first: bool) -> None:
+        """Fire a page of due timers. With `first` (the poll's first check), deliver overdue transfer tasks as well."""
         now_ns = self._clock.now_ns()
         if not await self._store.has_expired_rows(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
             return

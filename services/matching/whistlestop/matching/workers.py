@@ -143,7 +143,7 @@ async def _in_turns(heartbeats: AsyncIterator[WorkerHeartbeat]) -> AsyncIterator
 async def count_workers(
     known: KnownWorkers, namespace_id: str, request: rr.CountWorkersRequest, now_ns: int
 ) -> rr.CountWorkersResponse:
-    """Serve CountWorkers."""
+    """Return the number of live workers that match the query (empty: all). Raise INVALID_ARGUMENT."""
     wanted = _filter(request.query, with_system=request.include_system_workers)
     count = 0
     async for heartbeat in _in_turns(known.after(namespace_id, "", now_ns, MAX_PER_PAGE)):
@@ -174,7 +174,7 @@ async def list_workers(
 async def describe_worker(
     known: KnownWorkers, namespace_id: str, request: rr.DescribeWorkerRequest, now_ns: int
 ) -> rr.DescribeWorkerResponse:
-    """Serve DescribeWorker. Raise NOT_FOUND."""
+    """Return the last heartbeat of a live worker. Raise NOT_FOUND."""
     found = await known.find(namespace_id, request.worker_instance_key, now_ns)
     if found is not None:
         return rr.DescribeWorkerResponse(worker_info=worker_pb.WorkerInfo(worker_heartbeat=found))

@@ -194,6 +194,7 @@ class LambdaCalls:
         self._aws = aws
 
     def invoke(self, **fields: Any) -> dict[str, Any]:
+        """Call Lambda's Invoke with these fields. Raise AwsError."""
         path = f"/2015-03-31/functions/{quote(fields['FunctionName'], safe='')}/invocations"
         kind = fields.get("InvocationType", "RequestResponse")
         headers = {"content-type": "application/json", "x-amz-invocation-type": kind}
@@ -211,6 +212,7 @@ class SqsCalls:
         self._aws = aws
 
     def send_message(self, **fields: Any) -> dict[str, Any]:
+        """Call SQS's SendMessage with these fields. Raise AwsError."""
         return self._aws.json("sqs", "AmazonSQS.SendMessage", "1.0", fields)
 
 
@@ -224,6 +226,7 @@ class SchedulerCalls:
         self._aws = aws
 
     def create_schedule(self, **fields: Any) -> dict[str, Any]:
+        """Call EventBridge Scheduler's CreateSchedule with these fields. Raise AwsError."""
         path = f"/schedules/{quote(fields.pop('Name'), safe='')}"
         answer = self._aws.call("scheduler", path, json.dumps(fields).encode(), {"content-type": "application/json"})
         return dict(json.loads(answer.body))
@@ -236,6 +239,7 @@ class SsmCalls:
         self._aws = aws
 
     def get_parameter(self, **fields: Any) -> dict[str, Any]:
+        """Call Systems Manager's GetParameter with these fields. Raise AwsError."""
         return self._aws.json("ssm", "AmazonSSM.GetParameter", "1.1", fields)
 
 
@@ -246,6 +250,7 @@ class SecretsCalls:
         self._aws = aws
 
     def get_secret_value(self, **fields: Any) -> dict[str, Any]:
+        """Call Secrets Manager's GetSecretValue with these fields. Raise AwsError."""
         return self._aws.json("secretsmanager", "secretsmanager.GetSecretValue", "1.1", fields)
 
 

@@ -143,7 +143,7 @@ class Request:
         return True
 
     def release(self, size: int) -> None:
-        """Return bytes that are no longer buffered."""
+        """Return `size` bytes that are no longer buffered; at most those that are held."""
         size = min(size, self._bytes)
         self._bytes -= size
         self._account.reserve(-size, self)
@@ -405,7 +405,7 @@ class Budget:
         address.accounts.pop(account, None)
 
     def forget(self, account: Account, address: _Address) -> None:
-        """Stop counting a closed connection."""
+        """Stop counting a closed connection; nothing happens if it is not counted."""
         self._accounts.pop(account, None)
         if not account.authenticated:
             self.forget_unauthenticated(account, address)

@@ -52,7 +52,7 @@ class ReloadedContext(ssl.SSLContext):
         self._seen = self._tried = self._file_states()
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """Wrap with the context of the current files."""
+        """Wrap with the context of the current files, or the last ones that could be read."""
         return self.current().wrap_bio(*args, **kwargs)
 
     def current(self) -> ssl.SSLContext:

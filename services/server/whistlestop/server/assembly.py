@@ -127,7 +127,7 @@ class Services:
 def assemble(
     config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics = NO_METRICS, *, time: Clock | None = None
 ) -> Services:
-    """Construct the services over an open store."""
+    """Construct the services over an open store. Nothing is started; `time` replaces the system's clock."""
     clock, ids = SystemClock(), RandomIds()
     namespaces = NamespaceCache(store, time or clock)
     at_history = _remote_client("history", config.history_urls, config, clock)

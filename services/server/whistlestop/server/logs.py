@@ -70,7 +70,7 @@ def _described(value: object) -> object:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """Return the identifiers of a record."""
+    """Return the identifiers of a record that are set; empty without any."""
     return {name: value for name in FIELDS if (value := getattr(record, name, None)) not in (None, "")}
 
 
@@ -83,6 +83,7 @@ class TextFormatter(logging.Formatter):
     """Formats lines such as `2026-01-31T12:00:00.000Z WARN  whistlestop.history: message workflow_id=order-1`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of text, with its traceback if it has one."""
         level = "WARN" if record.levelno == logging.WARNING else record.levelname
         line = f"{_instant(record)} {level:5} {record.name}: {record.getMessage()}"
         for name, value in fields_of(record).items():
@@ -97,6 +98,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a JSON object a line, with `ts`, `level`, `logger`, `msg` and the identifiers."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one JSON object in a line, with its traceback if it has one."""
         entry: dict[str, Any] = {
             "level": "warn" if record.levelno == logging.WARNING else record.levelname.lower(),
             "ts": _instant(record),

@@ -48,6 +48,7 @@ class PrometheusMetrics:
         self._text: Callable[[], bytes] | None = None
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
+        """Record that an RPC of the public API ended with gRPC status `code` (`OK`, `NOT_FOUND`, …) after `seconds`."""
         key = (rpc, code)
         self.requests[key] = self.requests.get(key, 0) + 1
         durations = self.seconds.get(rpc)
@@ -60,9 +61,11 @@ class PrometheusMetrics:
         self.transitions += 1
 
     def conflict(self, kind: str) -> None:
+        """Record a commit that lost against another writer: `version` of a run, or `current` run of a workflow id."""
         self.conflicts[kind] = self.conflicts.get(kind, 0) + 1
 
     def tasks_added(self, task_type: int, count: int) -> None:
+        """Record that `count` tasks of a type (Temporal's TaskQueueType) were written."""
         if task_type in self.tasks:
             self.tasks[task_type] += count
 
@@ -71,7 +74,7 @@ class PrometheusMetrics:
         self.backlog = {number: counts.get(number, 0) for number in TASK_TYPES}
 
     def row_failed(self, table: str) -> None:
-        """Count a row that could not be processed."""
+        """Count a row of that table that could not be processed."""
         self.failed_rows[table] = self.failed_rows.get(table, 0) + 1
 
     def set_aside(self, counts: dict[str, int]) -> None:

@@ -93,7 +93,7 @@ class Leases:
         return changed
 
     async def release(self, now_ns: int, expires_ns: int) -> None:
-        """Release all ranges."""
+        """Release all ranges; times are in nanoseconds since the Unix epoch. Raise StorageError."""
         await self.settle((), now_ns, expires_ns)
 
     def _may_take(self, number: int, lease: ShardLease | None, members: Collection[str], now_ns: int) -> bool:

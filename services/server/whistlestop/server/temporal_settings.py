@@ -68,6 +68,6 @@ def settings() -> list[Setting]:
 
 
 def write(found: Iterable[Setting]) -> None:
-    """Replace the file."""
+    """Replace the file by one with these settings. Raise OSError."""
     lines = [f"{each.key}\t{each.scope}\t{each.kind}\t{each.default}\t{each.why}" for each in found]
     FILE.write_text("\n".join(["\t".join(COLUMNS), *lines, ""]), "utf-8")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> Never:
-    """Serve until asked to stop."""
+    """Serve until asked to stop, then exit the process. Without arguments, those of the process are parsed."""
     parsed = _parser().parse_args(arguments)
     import_messages_alone()
     from whistlestop.server.cli.serve import serve

@@ -220,7 +220,7 @@ class TimeSkipper:
     # ---- the service ------------------------------------------------------------------------------------------------
 
     def offer(self, frontend: Frontend) -> None:
-        """Serve TestService in `frontend`."""
+        """Add the RPCs of Temporal's TestService to `frontend`."""
         handlers: dict[str, Callable[[Any], Awaitable[Reply]]] = {
             "LockTimeSkipping": self._lock_time_skipping,
             "UnlockTimeSkipping": self._unlock_time_skipping,

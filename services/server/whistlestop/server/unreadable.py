@@ -25,7 +25,7 @@ PAGE = 200
 
 
 async def unreadable(store: Store, limit: int) -> list[Finding]:
-    """Return up to `limit` findings."""
+    """Return up to `limit` findings: stored rows that can't be parsed. Empty if all can. Raise StorageError."""
     found: list[Finding] = []
     for walk in (_namespaces, _endpoints, _executions):
         async for finding in walk(store):

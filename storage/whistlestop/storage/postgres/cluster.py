@@ -35,6 +35,7 @@ class PostgresCluster(PostgresBase):
     """See NamespaceStore and ClusterStore of whistlestop.storage.interface."""
 
     async def create_namespace(self, record: NamespaceRecord) -> None:
+        """Store a new namespace with version 1. Raise NamespaceExists."""
         check_value("namespace", len(record.data))
         count = await self._run(
             "INSERT INTO namespaces (id, name, data, version, is_global) VALUES ($1, $2, $3, 1, $4)"
@@ -45,6 +46,7 @@ class PostgresCluster(PostgresBase):
             raise NamespaceExists(f"namespace {record.name} ({record.namespace_id}) exists already")
 
     async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None:
+        """Return the namespace of that name, or of that id if one is given; None when there is none."""
         if namespace_id:
             row = await self._one(f"{_NAMESPACE} WHERE id = $1", (namespace_id,))
         else:
@@ -52,6 +54,10 @@ class PostgresCluster(PostgresBase):
         return NamespaceRecord(*row) if row else None
 
     async def update_namespace(self, record: NamespaceRecord) -> None:
+        """Replace the record if `record.version` is still stored, as version + 1; the name may change.
+
+        Raise NamespaceConflict when the version differs, the namespace is gone, or the name is taken.
+        """
         check_value("namespace", len(record.data))
         try:
             count = await self._run(
@@ -67,13 +73,19 @@ class PostgresCluster(PostgresBase):
             raise NamespaceConflict(f"namespace {record.name} was changed by another writer, or is gone")
 
     async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]:
+        """Return up to `limit` namespaces ordered by name, after `after_name`."""
         rows = await self._all(f"{_NAMESPACE} WHERE name > $1 ORDER BY name LIMIT $2", (after_name, limit))
         return [NamespaceRecord(*row) for row in rows]
 
     async def delete_namespace(self, namespace_id: str) -> None:
+        """Delete the namespace's record, not its runs; nothing happens if it is gone."""
         await self._run("DELETE FROM namespaces WHERE id = $1", (namespace_id,))
 
     async def heartbeat(self, *members: Member, limit: int = 0, since_ns: int = 0) -> list[Member]:
+        """Write these rows, delete rows that expired long ago, and return up to `limit` other live members by host id.
+
+        A member is live when it expires after `since_ns`, or, where that is 0, after the newest heartbeat of `members`.
+        """
         now_ns = since_ns or max(member.last_heartbeat_ns for member in members)
         statement = Statement()
         hosts = statement.add([member.host_id for member in members])
@@ -92,9 +104,11 @@ class PostgresCluster(PostgresBase):
         return [Member(*row) for row in rows]
 
     async def remove_member(self, host_id: str) -> None:
+        """Delete the member's row; nothing happens if it is gone."""
         await self._run("DELETE FROM cluster_membership WHERE host_id = $1", (host_id,))
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
+        """Return up to `limit` live members, ordered by host id."""
         rows = await self._all(f"{_MEMBERS} WHERE expires_ns > $1 ORDER BY host_id LIMIT $2", (now_ns, limit))
         return [Member(*row) for row in rows]
 
@@ -105,6 +119,7 @@ class PostgresCluster(PostgresBase):
         return [ShardLease(*row) for row in rows]
 
     async def take_lease(self, lease: ShardLease, expected_range_id: int) -> None:
+        """Write `lease` if the row's range_id is `expected_range_id` (0: no row). Raise LeaseLost otherwise."""
         values: Sequence[Any] = (
             lease.first_slot, lease.next_slot, lease.range_id, lease.owner, lease.expires_ns, lease.shard_id,
         )  # fmt: skip
@@ -124,6 +139,7 @@ class PostgresCluster(PostgresBase):
             raise LeaseLost(f"the lease of range {lease.shard_id} is held under another range id")
 
     async def enqueue(self, message: QueueMessage) -> None:
+        """Write the message, replacing one of the same id."""
         check_value("queue message", len(message.data))
         await self._run(
             "INSERT INTO queue (queue_name, message_id, data) VALUES ($1, $2, $3)"
@@ -132,6 +148,7 @@ class PostgresCluster(PostgresBase):
         )
 
     async def read_queue(self, queue_name: str, after_id: int, limit: int) -> list[QueueMessage]:
+        """Return up to `limit` messages of the queue ordered by id, after `after_id`."""
         rows = await self._all(
             "SELECT queue_name, message_id, data FROM queue WHERE queue_name = $1 AND message_id > $2"
             " ORDER BY message_id LIMIT $3",
@@ -140,6 +157,7 @@ class PostgresCluster(PostgresBase):
         return [QueueMessage(*row) for row in rows]
 
     async def delete_message(self, message: QueueMessage) -> None:
+        """Delete the message; nothing happens if it is gone."""
         await self._run(
             "DELETE FROM queue WHERE queue_name = $1 AND message_id = $2", (message.queue_name, message.message_id)
         )

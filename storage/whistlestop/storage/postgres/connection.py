@@ -138,6 +138,10 @@ class Pool(AsyncConnectionPool[AsyncConnection[Any]]):
         *,
         silent_s: float | None = SILENT_S,
     ) -> AsyncIterator[AsyncConnection[Any]]:
+        """Lend a live connection.
+
+        Raise PoolTimeout when none is free within `timeout` seconds (None: the pool's own limit).
+        """
         connection = await self._take(timeout)
         for _ in range(self.max_size):
             if not _is_closed(connection):

@@ -80,6 +80,11 @@ class PostgresExecutions(PostgresBase):
     defers_cancellation = False
 
     async def commit(self, transition: Transition) -> None:
+        """Write the whole transition or nothing.
+
+        Raise VersionConflict or CurrentConflict when a condition does not hold, TooLarge when a value exceeds the
+        store's limits, and Unavailable when the database does not answer.
+        """
         check_transition(transition)
         if self._writer is None:
             raise Unavailable("the store is not open")
@@ -94,6 +99,7 @@ class PostgresExecutions(PostgresBase):
             self._notify_workers(row[-1])
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
+        """Return the run as last committed, or None if it does not exist."""
         row = await self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))
         return await self._stored(row) if row else None
 
@@ -110,6 +116,7 @@ class PostgresExecutions(PostgresBase):
         return StoredExecution(key, slot, version, state, encoding, next_id, status)
 
     async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
+        """Return the current run of the workflow id, open or closed; None when there is none."""
         row = await self._one(_GET_CURRENT, (namespace_id, workflow_id))
         return CurrentExecution(*row) if row else None
 
@@ -123,6 +130,11 @@ class PostgresExecutions(PostgresBase):
         *,
         reverse: bool = False,
     ) -> list[HistoryBatch]:
+        """Return up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order.
+
+        With `reverse` the order is descending, starting at the end of the range. A batch at either edge may hold events
+        outside the range: it is returned whole. The list is empty when no such event is stored.
+        """
         found: list[HistoryBatch] = []
         sql = _READ_BACKWARD if reverse else _READ_FORWARD
         for branch in reversed(branches) if reverse else branches:
@@ -137,6 +149,7 @@ class PostgresExecutions(PostgresBase):
         return found
 
     async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
+        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one."""
         run = (key.namespace_id, key.workflow_id, key.run_id)
         rows = await self._all(numbered(SHARED_BRANCHES, "?"), (key.namespace_id, key.run_id))
         shared = [BranchRange(*row) for row in rows]
@@ -146,6 +159,10 @@ class PostgresExecutions(PostgresBase):
     async def list_executions(
         self, after: ExecutionKey | None, limit: int, namespace_id: str = ""
     ) -> list[StoredExecution]:
+        """Return up to `limit` runs after `after` in key order, of one namespace if given.
+
+        Used by checks and administration.
+        """
         start = after or ExecutionKey(namespace_id, "", "")
         if namespace_id:
             rows = await self._all(_LIST_NAMESPACE, (namespace_id, start.workflow_id, start.run_id, limit))
@@ -155,6 +172,7 @@ class PostgresExecutions(PostgresBase):
         return [run for run in found if run is not None]
 
     async def delete_execution(self, key: ExecutionKey) -> None:
+        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares."""
         await self._transaction(partial(_delete, key))
 
 

@@ -82,6 +82,7 @@ class PostgresNotifier:
         self._tasks: list[asyncio.Task[None]] = []
 
     def publish(self, topics: Iterable[str]) -> None:
+        """Wake the subscribers of `topics`. Never blocks or raises."""
         digests = [digest(topic) for topic in topics]
         self._local.publish(digests)
         if self._tasks and self.others:
@@ -90,6 +91,7 @@ class PostgresNotifier:
             self._has_unsent.set()
 
     def subscribe(self, *topics: str) -> Subscription:
+        """Subscribe from now on; leave the context manager to unsubscribe."""
         return self._local.subscribe(*[digest(topic) for topic in topics])
 
     def mark_alone(self) -> None:
@@ -214,7 +216,7 @@ def digest(topic: str) -> str:
 
 
 def payloads(sender: str, digests: Iterable[str]) -> list[str]:
-    """Return as few payloads as hold all digests."""
+    """Return as few NOTIFY payloads as hold all digests, each preceded by the sender."""
     found: list[str] = []
     line = sender
     for item in digests:

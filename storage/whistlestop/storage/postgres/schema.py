@@ -64,7 +64,7 @@ async def _oldest(db: AsyncConnection[Any]) -> int:
 
 
 async def status(db: AsyncConnection[Any]) -> SchemaStatus:
-    """Compare the database with this release."""
+    """Compare the migrations of the database, which may have none, with those of this release."""
     return compare(migrations(), await applied(db))
 
 

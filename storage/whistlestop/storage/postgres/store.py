@@ -80,6 +80,7 @@ class PostgresStore(
         self._pool = self._writer = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
+        """Apply the migrations that are missing and return their names; contract migrations only when asked for."""
         async with self._connections().connection(silent_s=None) as connection:
             try:
                 return await schema.migrate(connection, contract=contract)
@@ -96,6 +97,7 @@ class PostgresStore(
         return await retried(run, read=True)
 
     async def backup(self, target: str) -> None:
+        """Write a consistent copy to `target` while serving. Raise CannotOpen."""
         async with self._connections().connection(silent_s=None) as connection:
             try:
                 await write_backup(connection, target)
@@ -103,9 +105,14 @@ class PostgresStore(
                 raise translate(error) from error
 
     async def check(self, limit: int) -> list[Finding]:
+        """Check the invariants page by page; return at most `limit` findings."""
         return await check(self._with_marks, limit)
 
     async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
+        """Return the notes of rows that were set aside, and whether each row is still there.
+
+        See whistlestop.storage.set_aside. At most `limit` notes are returned.
+        """
         return await notes_set_aside(self._with_marks, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:

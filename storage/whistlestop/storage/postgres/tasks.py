@@ -86,17 +86,23 @@ class PostgresTasks(PostgresBase):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
+        """Return up to `limit` tasks after `after`, ordered by (priority, task_id)."""
         rows = await self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (FIRST, 0)), limit))
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
     async def list_tasks_by_level(
         self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
+        """Return the first `per_level` tasks of each of the first `levels` levels (values of `priority`) above `after`.
+
+        They are ordered by (priority, task_id).
+        """
         parameters = (namespace_id, task_queue, task_type, after, per_level, levels)
         rows = await self._all(_LIST_BY_LEVEL, parameters)
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
+        """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
         if not queues:
             return []
         statement = Statement()
@@ -105,6 +111,7 @@ class PostgresTasks(PostgresBase):
         return list(await self._one(f"SELECT {', '.join(counts)}", statement.parameters))
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        """Write the tasks, replacing those of equal keys. Raise TooLarge."""
         if not tasks:
             return
         for task in tasks:
@@ -114,6 +121,7 @@ class PostgresTasks(PostgresBase):
         await self._run(f"INSERT INTO {TASK} SELECT * FROM {relation} {SET_TASK}", statement.parameters)
 
     async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
+        """Delete the tasks; keys without a task are ignored."""
         if not keys:
             return
         statement = Statement()
@@ -124,6 +132,10 @@ class PostgresTasks(PostgresBase):
         await self._run(f"DELETE FROM tasks WHERE ({names}) IN (SELECT * FROM {relation})", statement.parameters)
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
+        """Return the backlog by priority, over all fairness keys; each count stops at `limit`.
+
+        Priorities without tasks are left out.
+        """
         # At most ten steps, however many fairness keys there are.
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
@@ -137,6 +149,10 @@ class PostgresTasks(PostgresBase):
     async def list_backlogged_queues(
         self, after: tuple[str, str, int] | None, limit: int
     ) -> list[tuple[str, str, int]]:
+        """Return up to `limit` queues (namespace_id, task_queue, task_type) that hold a task.
+
+        They are in key order, after the key `after`.
+        """
         # This takes one index step per queue, whatever the number of tasks in it.
         found: list[tuple[str, str, int]] = []
         at = after or ("", "", -1)
@@ -146,10 +162,12 @@ class PostgresTasks(PostgresBase):
         return found
 
     async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
+        """Return the settings of the queue, or None if none were written."""
         row = await self._one(_GET_QUEUE, (namespace_id, task_queue, task_type))
         return TaskQueueRecord(namespace_id, task_queue, task_type, *row) if row else None
 
     async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
+        """Write the settings. Raise LeaseLost when the row's range id is not `expected_range_id` (0: no row)."""
         check_value("task queue", len(record.data))
         values = (
             record.namespace_id, record.task_queue, record.task_type, record.range_id, record.data, record.updated_ns,
@@ -169,6 +187,10 @@ class PostgresTasks(PostgresBase):
             raise LeaseLost(f"task queue {record.task_queue} was changed by another writer")
 
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
+        """Write each poller, unless its stored row has a later `last_access_ns`.
+
+        So a poll that was in flight does not undo the poller's shutdown.
+        """
         if not pollers:
             return
         # Sorted by key, so that two servers that write the same pollers do not deadlock.
@@ -187,11 +209,13 @@ class PostgresTasks(PostgresBase):
     async def get_poller(
         self, namespace_id: str, task_queue: str, task_type: int, identity: str
     ) -> PollerRecord | None:
+        """Return the poller's row, even an expired one, or None."""
         row = await self._one(_GET_POLLER, (namespace_id, task_queue, task_type, identity))
         return PollerRecord(*row) if row else None
 
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
+        """Return up to `limit` pollers that have not expired, ordered by identity, after the identity `after`."""
         rows = await self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, after, now_ns, limit))
         return [PollerRecord(*row) for row in rows]

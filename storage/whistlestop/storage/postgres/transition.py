@@ -408,7 +408,7 @@ def set_answer(
 
 
 def execution_owner(key: ExecutionKey) -> str:
-    """Return the owner of a state's chunks."""
+    """Return the key under which the chunks of a run's state are stored."""
     return f"{key.namespace_id}/{key.run_id}/{key.workflow_id}"
 
 

@@ -37,6 +37,12 @@ class PostgresVisibility(PostgresBase):
     async def list_visibility(
         self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = MAX_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
+        """Return a page of up to `limit` rows and the token of the next page.
+
+        A full page always has a token, as with Temporal, though the next page may be empty. A page with a token may be
+        shorter than `limit` when its memos are large. An empty token marks the last page. Raise
+        whistlestop.storage.visibility.InvalidQuery.
+        """
         where, values = await compiled(list_clause, query, POSTGRES)
         rows: list[Any] = []
         for behind, more, order in page_steps(query, parse_page_token(after), POSTGRES):
@@ -70,6 +76,7 @@ class PostgresVisibility(PostgresBase):
         return False
 
     async def count_visibility(self, namespace_id: str, query: Query, within_s: float = MAX_READ_S) -> int:
+        """Return the number of runs that the query matches. Raise InvalidQuery or TimedOut."""
         where, values = await compiled(where_clause, query, POSTGRES)
         sql = numbered(f"SELECT count(*) FROM executions_visibility WHERE namespace_id = %s AND {where}")
         return int((await self._within(within_s, sql, (namespace_id, *values)))[0][0])
@@ -77,6 +84,7 @@ class PostgresVisibility(PostgresBase):
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
+        """Return the group values and counts of a query with GROUP BY, at most `limit` groups."""
         columns, values = group_by_columns(query, POSTGRES)
         where, more = await compiled(where_clause, query, POSTGRES)
         numbers = ", ".join(str(n) for n in range(1, len(columns) + 1))

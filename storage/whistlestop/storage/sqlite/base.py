@@ -35,7 +35,8 @@ class Writer(Protocol):
 
     groups: int
 
-    async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T: ...
+    async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
+        """Run the job in a transaction and return its result once it is committed. Raise StorageError."""
 
     async def close(self) -> None: ...
 

@@ -57,16 +57,23 @@ class SqliteExecutions(SqliteBase):
     defers_cancellation = True
 
     async def commit(self, transition: Transition) -> None:
+        """Write the whole transition or nothing.
+
+        Raise VersionConflict or CurrentConflict when a condition does not hold, TooLarge when a value exceeds the
+        store's limits, and Unavailable when the database does not answer.
+        """
         check_transition(transition)
         self._notify_workers(
             await self._write(partial(_commit, transition, notifies_workers=self.notifications is not None))
         )
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
+        """Return the run as last committed, or None if it does not exist."""
         row = self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))
         return StoredExecution(key, *row[3:]) if row else None
 
     async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
+        """Return the current run of the workflow id, open or closed; None when there is none."""
         row = self._one(SELECT_CURRENT, (namespace_id, workflow_id))
         return CurrentExecution(*row) if row else None
 
@@ -80,6 +87,11 @@ class SqliteExecutions(SqliteBase):
         *,
         reverse: bool = False,
     ) -> list[HistoryBatch]:
+        """Return up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order.
+
+        With `reverse` the order is descending, starting at the end of the range. A batch at either edge may hold events
+        outside the range: it is returned whole. The list is empty when no such event is stored.
+        """
         found: list[HistoryBatch] = []
         sql = _READ_BACKWARD if reverse else _READ_FORWARD
         for branch in reversed(branches) if reverse else branches:
@@ -93,6 +105,7 @@ class SqliteExecutions(SqliteBase):
         return found
 
     async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
+        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one."""
         run = (key.namespace_id, key.workflow_id, key.run_id)
         shared = [BranchRange(*row) for row in self._all(SHARED_BRANCHES, (key.namespace_id, key.run_id))]
         own = self._one(f"SELECT branch_id FROM executions {_WHERE_RUN}", run)
@@ -101,6 +114,10 @@ class SqliteExecutions(SqliteBase):
     async def list_executions(
         self, after: ExecutionKey | None, limit: int, namespace_id: str = ""
     ) -> list[StoredExecution]:
+        """Return up to `limit` runs after `after` in key order, of one namespace if given.
+
+        Used by checks and administration.
+        """
         start = after or ExecutionKey(namespace_id, "", "")
         if namespace_id:
             rows = self._all(_LIST_NAMESPACE, (namespace_id, start.workflow_id, start.run_id, limit))
@@ -109,6 +126,7 @@ class SqliteExecutions(SqliteBase):
         return [StoredExecution(ExecutionKey(*row[:3]), *row[3:]) for row in rows]
 
     async def delete_execution(self, key: ExecutionKey) -> None:
+        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares."""
         await self._write(partial(_delete, key))
 
 

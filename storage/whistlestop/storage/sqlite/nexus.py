@@ -19,6 +19,7 @@ class SqliteNexus(SqliteBase):
     """See whistlestop.storage.interface.NexusEndpointStore."""
 
     async def create_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
+        """Store a new endpoint with version 1. Raise EndpointExists."""
         check_value("nexus endpoint", len(record.data))
         check_text(record.name)
 
@@ -33,11 +34,16 @@ class SqliteNexus(SqliteBase):
         await self._write(run)
 
     async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None:
+        """Return the endpoint of that name, or of that id if one is given; None when there is none."""
         column, value = ("id", endpoint_id) if endpoint_id else ("name", name)
         row = self._one(f"{_ENDPOINT} WHERE {column} = ?", (value,))
         return _endpoint(row) if row else None
 
     async def update_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
+        """Replace the record if `record.version` is still stored, as version + 1; the name may change.
+
+        Raise EndpointConflict when the version differs or the endpoint is gone, EndpointExists when the name is taken.
+        """
         check_value("nexus endpoint", len(record.data))
         check_text(record.name)
 
@@ -55,10 +61,13 @@ class SqliteNexus(SqliteBase):
         await self._write(run)
 
     async def list_nexus_endpoints(self, first_id: str, limit: int) -> list[NexusEndpointRecord]:
+        """Return up to `limit` endpoints ordered by id, starting at `first_id`."""
         rows = self._all(f"{_ENDPOINT} WHERE id >= ? ORDER BY id LIMIT ?", (first_id, limit))
         return [_endpoint(row) for row in rows]
 
     async def delete_nexus_endpoint(self, endpoint_id: str) -> bool:
+        """Delete the endpoint. Return False when there is none."""
+
         def run(cursor: sqlite3.Cursor) -> bool:
             return cursor.execute("DELETE FROM nexus_endpoints WHERE id = ?", (endpoint_id,)).rowcount == 1
 

@@ -46,7 +46,7 @@ def applied(db: sqlite3.Connection) -> Applied:
 
 
 def status(db: sqlite3.Connection) -> SchemaStatus:
-    """Compare the database with this release."""
+    """Compare the migrations of the database, which may have none, with those of this release."""
     return compare(migrations(), applied(db))
 
 

@@ -84,6 +84,7 @@ class SqliteStore(
         self._main = self._reader = self._lister = self._slow = self._slow_threads = self._writer = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
+        """Apply the migrations that are missing and return their names; contract migrations only when asked for."""
         main = self._open_main()
         try:
             applied = schema.migrate(main, self.path, contract=contract)
@@ -98,6 +99,8 @@ class SqliteStore(
         return schema.status(self._open_main())
 
     async def backup(self, target: str) -> None:
+        """Write a consistent copy to `target` while serving. Raise CannotOpen."""
+
         def copy(db: sqlite3.Connection) -> None:
             try:
                 os.close(private_files.create(target))
@@ -121,9 +124,14 @@ class SqliteStore(
         await self._in_thread(copy)
 
     async def check(self, limit: int) -> list[Finding]:
+        """Check the invariants page by page; return at most `limit` findings."""
         return await check(self._slowly, limit)
 
     async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
+        """Return the notes of rows that were set aside, and whether each row is still there.
+
+        See whistlestop.storage.set_aside. At most `limit` notes are returned.
+        """
         return await notes_set_aside(self._slowly, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:

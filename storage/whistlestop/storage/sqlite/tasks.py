@@ -70,12 +70,17 @@ class SqliteTasks(SqliteBase):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
+        """Return up to `limit` tasks after `after`, ordered by (priority, task_id)."""
         rows = self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (FIRST, 0)), limit))
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
     async def list_tasks_by_level(
         self, namespace_id: str, task_queue: str, task_type: int, after: int, per_level: int, levels: int
     ) -> list[MatchingTask]:
+        """Return the first `per_level` tasks of each of the first `levels` levels (values of `priority`) above `after`.
+
+        They are ordered by (priority, task_id).
+        """
         # This takes one index step per level, whatever the number of tasks in it.
         queue = (namespace_id, task_queue, task_type)
         found: list[MatchingTask] = []
@@ -88,9 +93,11 @@ class SqliteTasks(SqliteBase):
         return found
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
+        """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
         return [self._one(_COUNT_TASKS, (*queue, limit))[0] for queue in queues]
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
+        """Write the tasks, replacing those of equal keys. Raise TooLarge."""
         for task in tasks:
             check_value("task", len(task.data))
         check_text(*(task.key.task_queue for task in tasks), *(task.workflow_id for task in tasks))
@@ -102,6 +109,7 @@ class SqliteTasks(SqliteBase):
         await self._write(run)
 
     async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
+        """Delete the tasks; keys without a task are ignored."""
         rows = [(key.namespace_id, key.task_queue, key.task_type, key.priority, key.task_id) for key in keys]
 
         def run(cursor: sqlite3.Cursor) -> None:
@@ -110,6 +118,10 @@ class SqliteTasks(SqliteBase):
         await self._write(run)
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
+        """Return the backlog by priority, over all fairness keys; each count stops at `limit`.
+
+        Priorities without tasks are left out.
+        """
         # At most ten steps, however many fairness keys there are.
         queue = (namespace_id, task_queue, task_type)
         found: dict[int, Backlog] = {}
@@ -123,6 +135,10 @@ class SqliteTasks(SqliteBase):
     async def list_backlogged_queues(
         self, after: tuple[str, str, int] | None, limit: int
     ) -> list[tuple[str, str, int]]:
+        """Return up to `limit` queues (namespace_id, task_queue, task_type) that hold a task.
+
+        They are in key order, after the key `after`.
+        """
         # This takes one index step per queue, whatever the number of tasks in it.
         found: list[tuple[str, str, int]] = []
         at = after or ("", "", -1)
@@ -132,15 +148,21 @@ class SqliteTasks(SqliteBase):
         return found
 
     async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
+        """Return the settings of the queue, or None if none were written."""
         row = self._one(_GET_QUEUE, (namespace_id, task_queue, task_type))
         return TaskQueueRecord(namespace_id, task_queue, task_type, *row) if row else None
 
     async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
+        """Write the settings. Raise LeaseLost when the row's range id is not `expected_range_id` (0: no row)."""
         check_value("task queue", len(record.data))
         check_text(record.task_queue)
         await self._write(partial(_put_queue, record, expected_range_id))
 
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
+        """Write each poller, unless its stored row has a later `last_access_ns`.
+
+        So a poll that was in flight does not undo the poller's shutdown.
+        """
         if not pollers:
             return
         check_text(*(p.task_queue for p in pollers), *(p.identity for p in pollers))
@@ -159,12 +181,14 @@ class SqliteTasks(SqliteBase):
     async def get_poller(
         self, namespace_id: str, task_queue: str, task_type: int, identity: str
     ) -> PollerRecord | None:
+        """Return the poller's row, even an expired one, or None."""
         row = self._one(_GET_POLLER, (namespace_id, task_queue, task_type, identity))
         return PollerRecord(*row) if row else None
 
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
+        """Return up to `limit` pollers that have not expired, ordered by identity, after the identity `after`."""
         rows = self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, after, now_ns, limit))
         return [PollerRecord(*row) for row in rows]
 

@@ -23,6 +23,12 @@ class SqliteVisibility(SqliteBase):
     async def list_visibility(
         self, namespace_id: str, query: Query, limit: int, after: bytes, within_s: float = MAX_READ_S
     ) -> tuple[list[VisibilityRow], bytes]:
+        """Return a page of up to `limit` rows and the token of the next page.
+
+        A full page always has a token, as with Temporal, though the next page may be empty. A page with a token may be
+        shorter than `limit` when its memos are large. An empty token marks the last page. Raise
+        whistlestop.storage.visibility.InvalidQuery.
+        """
         from whistlestop.storage.visibility import SQLITE, PageKey, compiled, list_clause, page_steps, parse_page_token
 
         where, values = await compiled(list_clause, query, SQLITE)
@@ -44,6 +50,7 @@ class SqliteVisibility(SqliteBase):
         return found, PageKey(last.close_time_us, last.start_time_us, last.key.run_id).token()
 
     async def count_visibility(self, namespace_id: str, query: Query, within_s: float = MAX_READ_S) -> int:
+        """Return the number of runs that the query matches. Raise InvalidQuery or TimedOut."""
         from whistlestop.storage.visibility import SQLITE, compiled, where_clause
 
         where, values = await compiled(where_clause, query, SQLITE)
@@ -54,6 +61,7 @@ class SqliteVisibility(SqliteBase):
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
+        """Return the group values and counts of a query with GROUP BY, at most `limit` groups."""
         from whistlestop.storage.visibility import SQLITE, compiled, group_by_columns, where_clause
 
         columns, values = group_by_columns(query, SQLITE)

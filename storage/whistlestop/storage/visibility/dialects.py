@@ -79,6 +79,10 @@ class SqliteDialect:
     }
 
     def attribute(self, attribute: Attribute) -> Fragment:
+        """Return the expression for a value in the JSON object: NULL if absent or of another type.
+
+        Not for KeywordList.
+        """
         path = _path(attribute.name)
         value = "json_extract(search_attributes, ?)"
         if attribute.type is AttributeType.Double:
@@ -87,9 +91,11 @@ class SqliteDialect:
         return f"CASE WHEN json_type(search_attributes, ?) IN {types} THEN {value} END", [path, path]
 
     def is_list(self, attribute: Attribute) -> Fragment:
+        """Return the expression for whether the JSON object has a list of that name: true, false or NULL."""
         return "json_type(search_attributes, ?) = 'array'", [_path(attribute.name)]
 
     def has_any(self, attribute: Attribute, values: tuple[str, ...]) -> Fragment:
+        """Return the expression for whether the list has one of the values; false, not NULL, without a list."""
         path = _path(attribute.name)
         wanted = ", ".join("?" * len(values))
         matching = f"SELECT 1 FROM json_each(search_attributes, ?) AS item WHERE item.value IN ({wanted})"  # noqa: S608  marks
@@ -97,16 +103,20 @@ class SqliteDialect:
         return f"({is_list} AND EXISTS ({matching}))", [path, path, *values]
 
     def has_word(self, attribute: Attribute, term: str) -> Fragment:
+        """Return the expression for whether the words of a Text contain the term; false, not NULL, without a text."""
         path = _path(TEXT_WORDS_PREFIX + attribute.name)
         return "COALESCE(instr(json_extract(search_attributes, ?), ?) > 0, 0)", [path, term]
 
     def ordered(self, column: str) -> str:
+        """Return an expression that orders a text column by code points."""
         return column
 
     def starts_with(self, expression: str) -> str:
+        """Return a condition with two parameters: the prefix's length in characters, and the prefix."""
         return f"substr({expression}, 1, ?) = ?"
 
     def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:
+        """Return a literal in the form that the database's driver needs."""
         return value
 
 
@@ -130,6 +140,10 @@ class PostgresDialect:
     }
 
     def attribute(self, attribute: Attribute) -> Fragment:
+        """Return the expression for a value in the JSON object: NULL if absent or of another type.
+
+        Not for KeywordList.
+        """
         json_type, cast = self._TYPES[attribute.type]
         value = f"({self._OBJECT} ->> %s::text){cast}"
         if json_type == "string":
@@ -140,9 +154,11 @@ class PostgresDialect:
         )
 
     def is_list(self, attribute: Attribute) -> Fragment:
+        """Return the expression for whether the JSON object has a list of that name: true, false or NULL."""
         return f"jsonb_typeof({self._OBJECT} -> %s::text) = 'array'", [attribute.name]
 
     def has_any(self, attribute: Attribute, values: tuple[str, ...]) -> Fragment:
+        """Return the expression for whether the list has one of the values; false, not NULL, without a list."""
         one = f"({self._OBJECT} -> %s::text) @> to_jsonb(%s::text)"
         parameters: list[Parameter] = [attribute.name]
         for value in values:
@@ -152,13 +168,16 @@ class PostgresDialect:
         return f"COALESCE({is_list} AND ({any_matches}), FALSE)", parameters
 
     def has_word(self, attribute: Attribute, term: str) -> Fragment:
+        """Return the expression for whether the words of a Text contain the term; false, not NULL, without a text."""
         name = TEXT_WORDS_PREFIX + attribute.name
         return f"COALESCE(strpos({self._OBJECT} ->> %s::text, %s::text) > 0, FALSE)", [name, term]
 
     def ordered(self, column: str) -> str:
+        """Return an expression that orders a text column by code points."""
         return f'{column} COLLATE "C"'
 
     def starts_with(self, expression: str) -> str:
+        """Return a condition with two parameters: the prefix's length in characters, and the prefix."""
         return f"left({expression}, %s::int) = %s::text"
 
     def parameter(self, value: Scalar, kind: AttributeType) -> Parameter:

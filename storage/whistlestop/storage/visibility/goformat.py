@@ -33,7 +33,7 @@ def _decompose(value: float) -> tuple[str, str, int]:
 
 
 def go_quote(text: str) -> str:
-    """Return the text in double quotes, escaped."""
+    """Return the text in double quotes, with quotes, backslashes and controls escaped."""
     return json.dumps(text, ensure_ascii=False)
 
 

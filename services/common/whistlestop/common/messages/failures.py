@@ -9,7 +9,7 @@ _MAX_CAUSES = 20
 
 
 def server_failure(message: str, *, non_retryable: bool, cause: failure_pb.Failure | None = None) -> failure_pb.Failure:
-    """Return a failure made by the server."""
+    """Return a failure made by the server, without a cause if it is None."""
     failure = failure_pb.Failure(message=message)
     failure.server_failure_info.non_retryable = non_retryable
     if cause is not None:

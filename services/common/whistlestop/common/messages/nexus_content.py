@@ -139,7 +139,7 @@ def _handler_details(failure: failure_pb.Failure) -> dict[str, Any]:
 
 
 def handler_details(kind: str, *, retryable: bool | None = None) -> dict[str, Any]:
-    """Return the details of a handler error beside its message."""
+    """Return the details of a handler error beside its message; with `retryable` None, the kind decides on retries."""
     return ({"type": kind} if kind else {}) | ({} if retryable is None else {"retryableOverride": retryable})
 
 
@@ -224,5 +224,5 @@ def _link_type(parameters: str) -> str:
 
 
 def link_header(links: Iterable[nexus_pb.Link]) -> str:
-    """Return the value of the header `nexus-link`."""
+    """Return the value of the header `nexus-link`; empty without links."""
     return ", ".join(f'<{link.url}>; type="{link.type}"' for link in links)

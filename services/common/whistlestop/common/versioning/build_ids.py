@@ -115,7 +115,7 @@ def queue_of_task(data: VersioningData, task_queue: str, build_id: str | None, r
 
 
 def keeps_sticky(data: VersioningData, build_id: str | None) -> bool:
-    """Return whether the worker with that build id, which has a run cached, should still get the run's tasks."""
+    """Return whether the worker of that build id (None: unversioned), which has the run cached, keeps its tasks."""
     if build_id is None:
         return True
     index, place = find_build(data, build_id)

@@ -22,7 +22,7 @@ _DRAINED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
 
 
 def begin(info: WorkerDeploymentVersionInfo, now_ns: int) -> None:
-    """Mark the version as draining from now on."""
+    """Mark the version as draining since `now_ns` (nanoseconds since the Unix epoch)."""
     info.status = _DRAINING
     info.drainage_info.status = enums.VERSION_DRAINAGE_STATUS_DRAINING
     info.drainage_info.last_changed_time.FromNanoseconds(now_ns)

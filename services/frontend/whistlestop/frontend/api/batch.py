@@ -77,7 +77,10 @@ _TYPE_OR_ALL = "Either activity type must be set, or match all should be set to 
 
 
 def check_start(request: service_pb.StartBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that there are an operation, a reason, a job id, and exactly one selection of executions."""
+    """Check that there are an operation, a reason, a job id, and exactly one selection of executions.
+
+    Raise INVALID_ARGUMENT.
+    """
     operation = request.WhichOneof("operation")
     selectors = sum(map(bool, (request.visibility_query, request.executions, request.target_executions)))
     if operation is None or not request.reason or not selectors:
@@ -96,7 +99,7 @@ def check_start(request: service_pb.StartBatchOperationRequest, namespace: Names
 
 
 def check_stop(request: service_pb.StopBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that there are a job id and a reason."""
+    """Check that there are a job id and a reason. Raise INVALID_ARGUMENT."""
     if not request.job_id:
         raise invalid_argument("JobId is not set on request.")
     if not request.reason:
@@ -283,7 +286,7 @@ def _targets(request: service_pb.StartBatchOperationRequest, kind: str) -> list[
 async def stop_batch_operation(
     frontend: Frontend, request: service_pb.StopBatchOperationRequest, context: CallContext
 ) -> service_pb.StopBatchOperationResponse:
-    """Stop a job. Operations that are already done are not undone."""
+    """Stop a job. Operations that are already done are not undone. Raise NOT_FOUND."""
     described = await _described_run(frontend, request.job_id, context)
     execution = described.workflow_execution_info.execution
     terminate = service_pb.TerminateWorkflowExecutionRequest(
@@ -296,7 +299,10 @@ async def stop_batch_operation(
 async def describe_batch_operation(
     frontend: Frontend, request: service_pb.DescribeBatchOperationRequest, context: CallContext
 ) -> service_pb.DescribeBatchOperationResponse:
-    """Describe a job; its counts are updated page by page while it runs, and exact when it is done."""
+    """Describe a job. Raise NOT_FOUND.
+
+    Its counts are updated page by page while it runs, and exact when it is done.
+    """
     described = await _described_run(frontend, request.job_id, context)
     info = described.workflow_execution_info
     memo = {name: _value(payload) for name, payload in info.memo.fields.items()}
@@ -332,7 +338,7 @@ async def describe_batch_operation(
 async def list_batch_operations(
     frontend: Frontend, request: service_pb.ListBatchOperationsRequest, context: CallContext
 ) -> service_pb.ListBatchOperationsResponse:
-    """Return a page of jobs, newest first."""
+    """Return a page of jobs, newest first. Raise INVALID_ARGUMENT for a bad page token."""
     page = await list_workflow_executions(
         frontend,
         service_pb.ListWorkflowExecutionsRequest(

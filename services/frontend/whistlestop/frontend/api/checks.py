@@ -56,7 +56,7 @@ _TIMEOUT_PREFIX = "TemporalTimeout:"
 
 
 def length(text: str) -> int:
-    """Return the number of bytes in UTF-8."""
+    """Return the length in bytes of the text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode())
 
 
@@ -66,7 +66,7 @@ SCHEDULE_PREFIX = "temporal-sys-scheduler:"
 
 
 def check_execution(request: Message, field: str) -> None:
-    """Check that the request names a workflow id and, if it names a run, a UUID."""
+    """Check that the request names a workflow id and, if it names a run, a UUID. Raise INVALID_ARGUMENT."""
     if not request.HasField(field):
         raise invalid_argument("Execution is not set on request.")
     execution: WorkflowExecution = getattr(request, field)
@@ -86,7 +86,7 @@ def check_is_a_workflow(workflow_id: str, run_id: str) -> None:
 
 
 def check_run_id(run_id: str) -> None:
-    """Check that a run id is empty or a UUID."""
+    """Check that a run id is empty or a UUID. Raise INVALID_ARGUMENT."""
     if not is_run_id(run_id):
         raise invalid_argument("Invalid RunId.")
 
@@ -103,7 +103,10 @@ def check_no_schedule(workflow_id: str) -> None:
 
 
 def check_workflow_id(workflow_id: str, rules: Rules, *, internal: bool = False) -> None:
-    """Check the id of a workflow that may be created. Ids of internal runs are reserved unless `internal`."""
+    """Check the id of a workflow that may be created. Ids of internal runs are reserved unless `internal`.
+
+    Raise INVALID_ARGUMENT.
+    """
     if not workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     if length(workflow_id) > rules.config.max_id_length:
@@ -115,7 +118,10 @@ def check_workflow_id(workflow_id: str, rules: Rules, *, internal: bool = False)
 
 
 def fill_request_id(request: Any, rules: Rules) -> None:
-    """Check the request id, or generate one if it is missing, so that the caller's retries are distinct requests."""
+    """Check the request id, or generate one if it is missing, so that the caller's retries are distinct requests.
+
+    Raise INVALID_ARGUMENT.
+    """
     if not request.request_id:
         request.request_id = rules.ids.uuid()
     elif length(request.request_id) > rules.config.max_id_length:
@@ -123,7 +129,7 @@ def fill_request_id(request: Any, rules: Rules) -> None:
 
 
 def check_identity(identity: str, rules: Rules) -> None:
-    """Check the length of a worker's identity."""
+    """Check the length of a worker's identity. Raise INVALID_ARGUMENT."""
     if length(identity) > rules.config.max_id_length:
         raise invalid_argument("Identity length exceeds limit.")
 
@@ -142,7 +148,7 @@ def duration_problem(duration: Duration) -> str:
 
 
 def check_retry_policy(policy: RetryPolicy, defaults: RetryDefaults) -> None:
-    """Fill a retry policy with defaults and check it. The request must have set the policy."""
+    """Fill a retry policy with defaults and check it. The request must have set the policy. Raise INVALID_ARGUMENT."""
     _fill_retry_policy(policy, defaults)
     if policy.maximum_attempts == 1:
         return  # without retries nothing else matters
@@ -193,7 +199,7 @@ def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = Fal
     """Check the name of the request's `task_queue`, and set its kind to normal if it is unspecified.
 
     With `user_defined`, user code is to run there, so it cannot be an internal queue. With `partition`, it may be a
-    partition's name.
+    partition's name. Raise INVALID_ARGUMENT.
     """
     if not request.HasField("task_queue"):
         raise invalid_argument("taskQueue is not set")
@@ -210,7 +216,7 @@ def check_task_queue(request: Message, rules: Rules, *, user_defined: bool = Fal
 
 
 def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> None:
-    """Check the length of a queue's name, and that its prefix is not reserved."""
+    """Check the length of a queue's name, and that its prefix is not reserved. Raise INVALID_ARGUMENT."""
     if length(name) > rules.config.max_id_length:
         raise invalid_argument("taskQueue length exceeds limit")
     if not partition and name.startswith(task_queues.RESERVED_PREFIX):
@@ -218,7 +224,10 @@ def check_queue_name(name: str, rules: Rules, *, partition: bool = False) -> Non
 
 
 def check_queue_kind(queue: TaskQueue, task_type: TaskQueueType.ValueType) -> None:
-    """Check that only a sticky queue has a normal name, and that worker commands are Nexus tasks."""
+    """Check that only a sticky queue has a normal name, and that worker commands are Nexus tasks.
+
+    Raise INVALID_ARGUMENT.
+    """
     if queue.normal_name and queue.kind != _STICKY:
         raise invalid_argument(
             f"only sticky queues can have normal name. tq: {queue.name}, normal name: {queue.normal_name}"
@@ -237,7 +246,7 @@ def check_not_internal(name: str) -> None:
 
 
 def check_user_metadata(metadata: UserMetadata, rules: Rules) -> None:
-    """Check the sizes of summary and details."""
+    """Check the sizes of summary and details. Raise INVALID_ARGUMENT."""
     limits = rules.config.user_metadata_summary_size, rules.config.user_metadata_details_size
     for field, text, limit in zip(("summary", "details"), (metadata.summary, metadata.details), limits, strict=True):
         if text.ByteSize() > limit:
@@ -245,7 +254,7 @@ def check_user_metadata(metadata: UserMetadata, rules: Rules) -> None:
 
 
 def check_priority(priority: Priority) -> None:
-    """Check priority and fairness."""
+    """Check priority and fairness. Raise INVALID_ARGUMENT."""
     if priority.priority_key < 0:
         raise invalid_argument("priority key can't be negative")
     if length(priority.fairness_key) > _FAIRNESS_KEY_LENGTH:
@@ -255,7 +264,7 @@ def check_priority(priority: Priority) -> None:
 
 
 def check_links(links: Iterable[Link], rules: Rules) -> None:
-    """Check that links are not too many or too large, and complete."""
+    """Check that links are not too many or too large, and complete. Raise INVALID_ARGUMENT."""
     every = list(links)
     if len(every) > rules.config.max_links_per_request:
         raise invalid_argument(
@@ -328,12 +337,12 @@ def stamp_types(attributes: SearchAttributes, namespace: Namespace) -> None:
 
 
 def check_blob(message: Message, rules: Rules) -> None:
-    """Check that a payload-like part of a request is not too large for an event."""
+    """Check that a payload-like part of a request is not too large for an event. Raise INVALID_ARGUMENT."""
     check_blob_size(message.ByteSize(), rules)
 
 
 def check_blob_size(size: int, rules: Rules) -> None:
-    """Check the total size of several such parts."""
+    """Check the total size of several such parts. Raise INVALID_ARGUMENT."""
     if size > rules.config.blob_size_limit_error:
         raise invalid_argument(BLOB_TOO_LARGE)
     if size > rules.config.blob_size_limit_warn:
@@ -341,7 +350,7 @@ def check_blob_size(size: int, rules: Rules) -> None:
 
 
 def check_memo(memo: Memo, rules: Rules) -> None:
-    """Check the size of a new workflow's memo."""
+    """Check the size of a new workflow's memo. Raise INVALID_ARGUMENT."""
     size = memo.ByteSize()
     if size > rules.config.memo_size_limit_error:
         raise invalid_argument("Memo size exceeds limit.")

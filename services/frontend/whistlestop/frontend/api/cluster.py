@@ -31,7 +31,7 @@ async def get_system_info(
 async def get_cluster_info(
     frontend: Frontend, request: service_pb.GetClusterInfoRequest, context: CallContext
 ) -> service_pb.GetClusterInfoResponse:
-    """Describe the only cluster."""
+    """Describe the only cluster, whatever the request names."""
     config = frontend.config
     return service_pb.GetClusterInfoResponse(
         supported_clients=client_versions.SUPPORTED,
@@ -49,7 +49,7 @@ async def get_cluster_info(
 async def list_clusters(
     frontend: Frontend, request: operator_pb.ListClustersRequest, context: CallContext
 ) -> operator_pb.ListClustersResponse:
-    """Return the only cluster, on one page."""
+    """Return the only cluster, on one page. Raise INVALID_ARGUMENT for a bad page token."""
     last_of(request.next_page_token, list_mark(""))
     config = frontend.config
     return operator_pb.ListClustersResponse(

@@ -102,7 +102,7 @@ def check(config: ComputeConfig) -> None:
 
 
 def summary(config: ComputeConfig) -> compute_pb.ComputeConfigSummary:
-    """Return a summary for lists."""
+    """Return each scaling group's task types and provider, as lists show them; empty without groups."""
     short = compute_pb.ComputeConfigSummary()
     for name, group in config.scaling_groups.items():
         short.scaling_groups[name].task_queue_types.extend(group.task_queue_types)

@@ -86,7 +86,10 @@ async def _start_for_backlog(frontend: Frontend, context: CallContext, info: Wor
 async def create_version(
     frontend: Frontend, request: rr.CreateWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentVersionResponse:
-    """Create a version before its first worker polls. Repeating the request with the same id has no effect."""
+    """Create a version before its first worker polls. Raise INVALID_ARGUMENT, NOT_FOUND or ALREADY_EXISTS.
+
+    Repeating the request with the same id has no effect.
+    """
     version = request.deployment_version
     _check_names(version)
     deployments = store_of(frontend)
@@ -131,7 +134,10 @@ def _is_created(data: DeploymentData, request: rr.CreateWorkerDeploymentVersionR
 async def update_compute_config(
     frontend: Frontend, request: rr.UpdateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionComputeConfigResponse:
-    """Add, change and remove scaling groups. When none is left, workers are no longer started."""
+    """Add, change and remove scaling groups. When none is left, workers are no longer started.
+
+    Raise INVALID_ARGUMENT.
+    """
     version = request.deployment_version
     _check_names(version)
     upserts, removes = request.compute_config_scaling_groups, request.remove_compute_config_scaling_groups
@@ -179,7 +185,7 @@ def _version_in(
 async def validate_compute_config(
     frontend: Frontend, request: rr.ValidateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.ValidateWorkerDeploymentVersionComputeConfigResponse:
-    """Check an update without starting any worker. The version need not exist."""
+    """Check an update without starting any worker. The version need not exist. Raise INVALID_ARGUMENT."""
     version = request.deployment_version
     upserts, removes = request.compute_config_scaling_groups, request.remove_compute_config_scaling_groups
     known = await store_of(frontend).read(context.namespace_id)

@@ -52,7 +52,7 @@ _RAMPING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING
 
 
 def wanted_build(request: Any) -> str:
-    """Return the build id to become current or ramping; empty for unversioned workers."""
+    """Return the build id to become current or ramping; empty for unversioned workers. Raise INVALID_ARGUMENT."""
     if request.build_id or not request.version or request.version == UNVERSIONED:
         return str(request.build_id)
     name, mark, build_id = str(request.version).partition(".")
@@ -174,7 +174,10 @@ def _is_modifier(data: DeploymentData, request: Any) -> bool:
 async def set_current_version(
     frontend: Frontend, request: rr.SetWorkerDeploymentCurrentVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentCurrentVersionResponse:
-    """Route all unpinned work to this version, except for the share of a ramping version."""
+    """Route all unpinned work to this version, except for the share of a ramping version.
+
+    Raise INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION (another manager, an old conflict token, missing queues).
+    """
     build_id, now_ns = wanted_build(request), frontend.clock.now_ns()
     needed, limits = await _needed_queues(frontend, context, request, build_id), limits_of(frontend, context)
 
@@ -236,7 +239,10 @@ def _unset_ramp(routing: deployment_pb.RoutingConfig, now_ns: int) -> None:
 async def set_ramping_version(
     frontend: Frontend, request: rr.SetWorkerDeploymentRampingVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentRampingVersionResponse:
-    """Route a share of the workflow ids to this version."""
+    """Route a share (a percentage from 0 to 100) of the workflow ids to this version.
+
+    Raise INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION (another manager, an old conflict token, missing queues).
+    """
     if not 0 <= request.percentage <= 100:
         raise invalid_argument("Percentage must be between 0 and 100 (inclusive)")
     build_id, now_ns = wanted_build(request), frontend.clock.now_ns()

@@ -61,7 +61,7 @@ _PAGE = 100
 
 
 def store_of(frontend: Frontend) -> Deployments:
-    """Return the access to stored deployments."""
+    """Return the object by which this frontend reads and changes stored deployments."""
     return Deployments(frontend.store, frontend.clock)
 
 
@@ -237,7 +237,7 @@ def _summary(
 async def describe_worker_deployment(
     frontend: Frontend, request: rr.DescribeWorkerDeploymentRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentResponse:
-    """Return the routing and a summary of each version, newest first."""
+    """Return the routing and a summary of each version, newest first. Raise NOT_FOUND."""
     name = request.deployment_name
     data = find(await _read(frontend, context, lambda known: _infos(find_deployment(known, name))), name)
     infos = _infos(data)
@@ -257,7 +257,7 @@ async def describe_worker_deployment(
 async def describe_worker_deployment_version(
     frontend: Frontend, request: rr.DescribeWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentVersionResponse:
-    """Describe a version and the queues that its workers poll."""
+    """Describe a version and the queues that its workers poll. Raise NOT_FOUND."""
     name, build_id = _named_version(request)
     _, info = _version_in(await _read_version(frontend, context, name, build_id), name, build_id)
     if info is None:
@@ -322,7 +322,10 @@ async def list_worker_deployments(
 async def set_manager(
     frontend: Frontend, request: rr.SetWorkerDeploymentManagerRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentManagerResponse:
-    """Set the only identity that may change the deployment; empty to remove it."""
+    """Set the only identity that may change the deployment; empty to remove it.
+
+    Raise NOT_FOUND, or FAILED_PRECONDITION for an old conflict token.
+    """
     manager = request.identity if request.self else request.manager_identity
 
     def change(known: NamespaceDeployments) -> rr.SetWorkerDeploymentManagerResponse:
@@ -390,7 +393,7 @@ async def delete_deployment(
 async def update_version_metadata(
     frontend: Frontend, request: rr.UpdateWorkerDeploymentVersionMetadataRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionMetadataResponse:
-    """Set and remove metadata entries of a version."""
+    """Set and remove metadata entries of a version. Raise INVALID_ARGUMENT or NOT_FOUND."""
     if not request.upsert_entries and not request.remove_entries:
         raise invalid_argument("At least one of remove_entries or upsert_entries must be provided")
     name, build_id = _named_version(request)
@@ -415,7 +418,10 @@ async def update_version_metadata(
 async def create_deployment(
     frontend: Frontend, request: rr.CreateWorkerDeploymentRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentResponse:
-    """Create a deployment before its first worker polls. Repeating the request with the same id has no effect."""
+    """Create a deployment before its first worker polls. Repeating the request with the same id has no effect.
+
+    Raise INVALID_ARGUMENT.
+    """
     if not request.deployment_name:
         raise invalid_argument("deployment name cannot be empty")
     now_ns = frontend.clock.now_ns()

@@ -56,10 +56,10 @@ def remaining_s(frontend: Frontend, context: CallContext) -> float:
 async def page(
     frontend: Frontend, context: CallContext, query: Query, size: int, after: bytes, *of: str
 ) -> tuple[list[VisibilityRow], bytes]:
-    """Return a page of rows, and the token of the next page (empty at the end).
+    """Return a page of rows, and the token of the next page (empty at the end). Raise INVALID_ARGUMENT.
 
-    A size that is not positive or too large means the largest. `of` is the filter text and what it filters: a token
-    is only valid for the same ones.
+    A size that is not positive or too large means the largest. `of` is the filter text and what it filters: a token is
+    only valid for the same ones.
     """
     most = frontend.config.of(context.namespace).visibility_max_page_size
     limit = size if 0 < size <= most else most
@@ -152,7 +152,7 @@ class Division:
     """A custom search attribute of the same name takes precedence."""
 
     def user_id(self, row: VisibilityRow) -> str:
-        """Return the id that users know."""
+        """Return the id that users know: the workflow id without this division's prefix."""
         return row.key.workflow_id.removeprefix(self.id_prefix)
 
     async def parsed(

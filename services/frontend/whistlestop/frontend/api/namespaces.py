@@ -78,7 +78,7 @@ async def register_namespace(
 
 
 def new_namespace(namespace_id: str, name: str, config: FrontendConfig, retention_s: int) -> NamespaceData:
-    """Return the initial data of a namespace."""
+    """Return the initial data of a namespace. `retention_s` is in seconds."""
     data = NamespaceData(
         info=message_pb.NamespaceInfo(id=namespace_id, name=name, state=enums_pb.NAMESPACE_STATE_REGISTERED),
         config=message_pb.NamespaceConfig(
@@ -124,7 +124,7 @@ async def ensure_namespace(frontend: Frontend, name: str, retention_s: int = 86_
 async def describe_namespace(
     frontend: Frontend, request: service_pb.DescribeNamespaceRequest, context: CallContext
 ) -> service_pb.DescribeNamespaceResponse:
-    """Describe a namespace by name or id, read from the store."""
+    """Describe a namespace by name or id, read from the store. Raise INVALID_ARGUMENT or NOT_FOUND."""
     if request.id and request.namespace:
         raise invalid_argument("GetNamespace operation failed. Both ID and Name specified in request.")
     if request.id:
@@ -154,7 +154,7 @@ async def _named(frontend: Frontend, names: Collection[str], after: str, limit: 
 async def list_namespaces(
     frontend: Frontend, request: service_pb.ListNamespacesRequest, context: CallContext
 ) -> service_pb.ListNamespacesResponse:
-    """Return a page of namespaces by name; the page token is the last name of the page."""
+    """Return a page of namespaces by name; the page token is the last name of the page. Raise INVALID_ARGUMENT."""
     size = min(request.page_size, _MAX_PER_PAGE) if request.page_size > 0 else _DEFAULT_PAGE
     try:
         after = request.next_page_token.decode()
@@ -179,7 +179,7 @@ async def list_namespaces(
 async def update_namespace(
     frontend: Frontend, request: service_pb.UpdateNamespaceRequest, context: CallContext
 ) -> service_pb.UpdateNamespaceResponse:
-    """Change the fields that the request sets."""
+    """Change the fields that the request sets. Raise INVALID_ARGUMENT, NOT_FOUND or UNAVAILABLE."""
     if request.promote_namespace:
         raise invalid_argument(
             "global namespace is not enabled on this cluster, cannot update global namespace or promote local "
@@ -222,7 +222,10 @@ async def deprecate_namespace(
 async def delete_namespace(
     frontend: Frontend, request: operator_pb.DeleteNamespaceRequest, context: CallContext
 ) -> operator_pb.DeleteNamespaceResponse:
-    """Delete a namespace: its name is free at once, executions are deleted in the background from a queue."""
+    """Delete a namespace: its name is free at once, executions are deleted in the background from a queue.
+
+    Raise FAILED_PRECONDITION for the system's or a protected namespace, or NOT_FOUND.
+    """
     name, namespace_id = context.namespace, context.namespace_id
     if name == SYSTEM_NAMESPACE:
         raise failed_precondition("unable to delete system namespace")
@@ -347,7 +350,10 @@ async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) ->
 async def edit(
     frontend: Frontend, name: str, change: Callable[[NamespaceData], None]
 ) -> tuple[NamespaceRecord, NamespaceData]:
-    """Read a namespace, `change(data)` in place, and write it by compare-and-set; retry on a conflict."""
+    """Read a namespace, `change(data)` in place, and write it by compare-and-set; retry on a conflict.
+
+    Raise NOT_FOUND, or UNAVAILABLE after too many conflicts.
+    """
     for _ in range(_RETRIES):
         record, data = await _read(frontend, name)
         change(data)

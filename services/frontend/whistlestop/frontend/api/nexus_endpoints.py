@@ -61,7 +61,10 @@ async def create_nexus_endpoint(
 async def update_nexus_endpoint(
     frontend: Frontend, request: operator_pb.UpdateNexusEndpointRequest, context: CallContext
 ) -> operator_pb.UpdateNexusEndpointResponse:
-    """Replace the whole spec, if the endpoint still has the version that the caller has seen."""
+    """Replace the whole spec, if the endpoint still has the version that the caller has seen.
+
+    Raise ALREADY_EXISTS, FAILED_PRECONDITION, NOT_FOUND or UNAVAILABLE.
+    """
     data = await _checked(frontend, request.spec)
     previous = await frontend.store.get_nexus_endpoint(endpoint_id=request.id) if request.id else None
     if previous is None:
@@ -100,7 +103,7 @@ async def delete_nexus_endpoint(
 async def get_nexus_endpoint(
     frontend: Frontend, request: operator_pb.GetNexusEndpointRequest, context: CallContext
 ) -> operator_pb.GetNexusEndpointResponse:
-    """Return an endpoint by id."""
+    """Return an endpoint by id. Raise INVALID_ARGUMENT or NOT_FOUND."""
     _raise(_id_issues(request.id))
     record = await frontend.store.get_nexus_endpoint(endpoint_id=request.id)
     if record is None:
@@ -111,7 +114,7 @@ async def get_nexus_endpoint(
 async def list_nexus_endpoints(
     frontend: Frontend, request: operator_pb.ListNexusEndpointsRequest, context: CallContext
 ) -> operator_pb.ListNexusEndpointsResponse:
-    """Return a page of endpoints by id, or the one with the given name if it exists.
+    """Return a page of endpoints by id, or the one with the given name if it exists. Raise INVALID_ARGUMENT.
 
     The page token is the first id of the next page.
     """

@@ -71,7 +71,7 @@ _REUSE = (
 
 
 def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check ids, the action, search attributes and sizes."""
+    """Check ids, the action, search attributes and sizes. Raise INVALID_ARGUMENT."""
     assert namespace is not None
     if request.schedule_id:
         checks.check_workflow_id(ID_PREFIX + request.schedule_id, rules, internal=True)
@@ -86,13 +86,13 @@ def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace
 
 
 def check_schedule_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that the schedule id is set."""
+    """Check that the schedule id is set. Raise INVALID_ARGUMENT."""
     if not request.schedule_id:
         raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
 
 
 def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the new schedule like `check_create`."""
+    """Check the new schedule like `check_create`. Raise INVALID_ARGUMENT."""
     assert namespace is not None
     if checks.length(request.request_id) > rules.config.max_id_length:
         raise invalid_argument("RequestId length exceeds limit.")
@@ -104,7 +104,7 @@ def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace
 
 
 def check_patch(request: service_pb.PatchScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that there is a patch, and its sizes."""
+    """Check that there is a patch, and its sizes. Raise INVALID_ARGUMENT."""
     if not request.HasField("patch"):
         raise invalid_argument("Patch is not set on request.")
     if checks.length(request.request_id) > rules.config.max_id_length:
@@ -156,7 +156,7 @@ def _check_size(schedule: schedule_pb.Schedule, memo_bytes: int, rules: Rules) -
 async def list_schedules(
     frontend: Frontend, request: service_pb.ListSchedulesRequest, context: CallContext
 ) -> service_pb.ListSchedulesResponse:
-    """Return a page of schedules, newest first."""
+    """Return a page of schedules, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
     query, custom = await DIVISION.parsed(frontend, context, request.query, _check_names)
     rows, token = await page(
         frontend, context, query, request.maximum_page_size, request.next_page_token, request.query, DIVISION.base
@@ -168,7 +168,7 @@ async def list_schedules(
 async def count_schedules(
     frontend: Frontend, request: service_pb.CountSchedulesRequest, context: CallContext
 ) -> service_pb.CountSchedulesResponse:
-    """Count schedules, also per group if the filter groups."""
+    """Count schedules, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await DIVISION.parsed(frontend, context, request.query, _check_names)
     return await fill_count(frontend, context, query, service_pb.CountSchedulesResponse())
 

@@ -34,7 +34,7 @@ _NO_NAMESPACE = "Namespace is not set on request."
 async def add_search_attributes(
     frontend: Frontend, request: operator_pb.AddSearchAttributesRequest, context: CallContext
 ) -> operator_pb.AddSearchAttributesResponse:
-    """Add custom attributes. Existing ones, of whatever type, are left unchanged."""
+    """Add custom attributes. Existing ones, of whatever type, are left unchanged. Raise INVALID_ARGUMENT."""
     wanted = dict(request.search_attributes.items())
     if not wanted:
         raise invalid_argument(_NOT_SET)
@@ -61,7 +61,7 @@ async def add_search_attributes(
 async def remove_search_attributes(
     frontend: Frontend, request: operator_pb.RemoveSearchAttributesRequest, context: CallContext
 ) -> operator_pb.RemoveSearchAttributesResponse:
-    """Remove custom attributes. Unknown names are ignored."""
+    """Remove custom attributes. Unknown names are ignored. Raise INVALID_ARGUMENT."""
     if not request.search_attributes:
         raise invalid_argument(_NOT_SET)
     if not request.namespace:
@@ -85,7 +85,7 @@ async def remove_search_attributes(
 async def list_search_attributes(
     frontend: Frontend, request: operator_pb.ListSearchAttributesRequest, context: CallContext
 ) -> operator_pb.ListSearchAttributesResponse:
-    """Return custom and system attributes with their types."""
+    """Return custom and system attributes with their types. Raise INVALID_ARGUMENT without a namespace."""
     if not request.namespace:
         raise invalid_argument(_NO_NAMESPACE)
     response = operator_pb.ListSearchAttributesResponse()

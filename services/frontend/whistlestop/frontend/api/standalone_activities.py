@@ -64,7 +64,10 @@ _ENDS = (service_pb.RequestCancelActivityExecutionRequest, service_pb.TerminateA
 
 
 def check_start(request: service_pb.StartActivityExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check a start: ids, type, queue, timeouts. Timeouts that are not set are derived from the others."""
+    """Check a start: ids, type, queue, timeouts. Timeouts that are not set are derived from the others.
+
+    Raise INVALID_ARGUMENT.
+    """
     assert namespace is not None
     if not request.request_id:
         request.request_id = rules.ids.uuid()
@@ -160,7 +163,7 @@ def _check_length(what: str, text: str, rules: Rules) -> None:
 
 
 def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that the activity is named correctly."""
+    """Check that the activity is named correctly. Raise INVALID_ARGUMENT."""
     _check_id(request, rules)
     if isinstance(request, service_pb.DescribeActivityExecutionRequest) and (
         request.long_poll_token and not request.run_id
@@ -170,7 +173,7 @@ def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> 
 
 
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the activity's name, the request id, the identity and the reason."""
+    """Check the activity's name, the request id, the identity and the reason. Raise INVALID_ARGUMENT."""
     if isinstance(request, _ENDS):
         _check_id(request, rules)
     _check_request_id(request, rules)
@@ -204,7 +207,7 @@ def _check_request_id(request: Any, rules: Rules) -> None:
 def check_update_options(
     request: service_pb.UpdateActivityExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the update mask and the new options."""
+    """Check the update mask and the new options. Raise INVALID_ARGUMENT."""
     check_change(request, namespace, rules)
     if request.update_mask.paths and request.restore_original:
         raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
@@ -244,7 +247,7 @@ def _check_options(options: activity_pb.ActivityOptions, wanted: set[str], rules
 async def list_activity_executions(
     frontend: Frontend, request: service_pb.ListActivityExecutionsRequest, context: CallContext
 ) -> service_pb.ListActivityExecutionsResponse:
-    """Return a page of activities, newest first."""
+    """Return a page of activities, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
     rows, token = await page(
         frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
@@ -257,7 +260,7 @@ async def list_activity_executions(
 async def count_activity_executions(
     frontend: Frontend, request: service_pb.CountActivityExecutionsRequest, context: CallContext
 ) -> service_pb.CountActivityExecutionsResponse:
-    """Count activities, also per group if the filter groups."""
+    """Count activities, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await DIVISION.parsed(frontend, context, request.query)
     return await fill_count(frontend, context, query, service_pb.CountActivityExecutionsResponse())
 

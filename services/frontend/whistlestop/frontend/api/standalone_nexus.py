@@ -50,7 +50,10 @@ _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to
 def check_start(
     request: service_pb.StartNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check a start. Timeouts are cut to the overall one, and header names lowered, in place."""
+    """Check a start. Timeouts are cut to the overall one, and header names lowered, in place.
+
+    Raise INVALID_ARGUMENT.
+    """
     assert namespace is not None
     _check_request_id(request, rules)
     _check_id(request, rules)
@@ -130,7 +133,7 @@ def _check_request_id(request: Any, rules: Rules) -> None:
 
 
 def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that the operation is named correctly."""
+    """Check that the operation is named correctly. Raise INVALID_ARGUMENT."""
     _check_id(request, rules)
     if isinstance(request, service_pb.DescribeNexusOperationExecutionRequest) and (
         request.long_poll_token and not request.run_id
@@ -142,7 +145,7 @@ def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> 
 def check_poll(
     request: service_pb.PollNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the operation's name and the stage to wait for."""
+    """Check the operation's name and the stage to wait for. Raise INVALID_ARGUMENT."""
     request.wait_stage = request.wait_stage or enums.NEXUS_OPERATION_WAIT_STAGE_CLOSED
     if request.wait_stage not in enums.NexusOperationWaitStage.values():
         raise invalid_argument(f"unsupported wait_stage: {request.wait_stage}")
@@ -150,7 +153,7 @@ def check_poll(
 
 
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the operation's name, the request id, the identity and the reason."""
+    """Check the operation's name, the request id, the identity and the reason. Raise INVALID_ARGUMENT."""
     _check_request_id(request, rules)
     _check_id(request, rules)
     _check_run_id(request)
@@ -164,7 +167,7 @@ def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> Non
 async def list_nexus_operation_executions(
     frontend: Frontend, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.ListNexusOperationExecutionsResponse:
-    """Return a page of operations, newest first."""
+    """Return a page of operations, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
     rows, token = await page(
         frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
@@ -177,7 +180,7 @@ async def list_nexus_operation_executions(
 async def count_nexus_operation_executions(
     frontend: Frontend, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.CountNexusOperationExecutionsResponse:
-    """Count operations, also per group if the filter groups."""
+    """Count operations, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await DIVISION.parsed(frontend, context, request.query)
     return await fill_count(frontend, context, query, service_pb.CountNexusOperationExecutionsResponse())
 

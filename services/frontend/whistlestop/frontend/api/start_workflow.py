@@ -36,7 +36,7 @@ _UPDATE_WITH_START_FAILED = "Update-with-Start could not be executed."
 
 
 def check_start(request: service_pb.StartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check a start, alone or within ExecuteMultiOperation, and fill in defaults."""
+    """Check a start, alone or within ExecuteMultiOperation, and fill in defaults. Raise INVALID_ARGUMENT."""
     assert namespace is not None
     _fill_id_policies(request, _FAIL)
     checks.check_workflow_id(request.workflow_id, rules)
@@ -72,7 +72,7 @@ def check_start(request: service_pb.StartWorkflowExecutionRequest, namespace: Na
 def check_signal_with_start(
     request: service_pb.SignalWithStartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check a signal-with-start. Its messages differ from those of a start, as in Temporal."""
+    """Check a signal-with-start. Its messages differ from those of a start, as in Temporal. Raise INVALID_ARGUMENT."""
     assert namespace is not None
     most = rules.config.max_id_length
     _check_cron(request.cron_schedule)
@@ -225,7 +225,7 @@ def _check_start_delay(request: Any) -> None:
 
 
 def check_timeouts(request: Any) -> None:
-    """Check the timeouts of any message with options to start a workflow."""
+    """Check the timeouts of any message with options to start a workflow. Raise INVALID_ARGUMENT."""
     for field, name in (
         ("workflow_execution_timeout", "WorkflowExecutionTimeoutSeconds"),
         ("workflow_run_timeout", "WorkflowRunTimeoutSeconds"),

@@ -113,7 +113,7 @@ def _invalid(message: str, applies: Callable[[Any], bool] | None = None) -> Guar
 
 
 def denied(message: str) -> ServiceError:
-    """Return a PERMISSION_DENIED error."""
+    """Return a PERMISSION_DENIED error with this message, for the caller to raise."""
     return ServiceError(Code.PERMISSION_DENIED, message, details_pb.PermissionDeniedFailure())
 
 

@@ -28,7 +28,7 @@ _MAX_REASON = 1000
 def check_poll_workflow(
     request: service_pb.PollWorkflowTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the poller's identity and version, and the queue."""
+    """Check the poller's identity and version, and the queue. Raise INVALID_ARGUMENT."""
     checks.check_identity(request.identity, rules)
     _check_versioning(request, rules)
     checks.check_task_queue(request, rules, user_defined=True)
@@ -42,13 +42,13 @@ def check_poll_workflow(
 def check_poll_activity(
     request: service_pb.PollActivityTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the queue, and the poller's identity and version."""
+    """Check the queue, and the poller's identity and version. Raise INVALID_ARGUMENT."""
     _check_poll(request, rules)
     checks.check_queue_kind(request.task_queue, _ACTIVITY)
 
 
 def check_poll_nexus(request: service_pb.PollNexusTaskQueueRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the queue, and the poller's identity and version."""
+    """Check the queue, and the poller's identity and version. Raise INVALID_ARGUMENT."""
     _check_poll(request, rules)
     checks.check_queue_kind(request.task_queue, _NEXUS)
 
@@ -60,7 +60,7 @@ def _check_poll(request: Any, rules: Rules) -> None:
 
 
 def check_shutdown(request: service_pb.ShutdownWorkerRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that the worker does not name the server's own queues."""
+    """Check that the worker does not name the server's own queues. Raise INVALID_ARGUMENT."""
     checks.check_not_internal(request.task_queue)
     checks.check_not_internal(request.sticky_task_queue)
 
@@ -68,7 +68,7 @@ def check_shutdown(request: service_pb.ShutdownWorkerRequest, namespace: Namespa
 def check_describe_task_queue(
     request: service_pb.DescribeTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the request, in the default and the enhanced mode, and fill in defaults."""
+    """Check the request, in the default and the enhanced mode, and fill in defaults. Raise INVALID_ARGUMENT."""
     checks.check_task_queue(request, rules, partition=request.api_mode != _ENHANCED)
     if not request.task_queue_type or request.api_mode == _ENHANCED:
         request.task_queue_type = _WORKFLOW
@@ -87,7 +87,7 @@ def check_describe_task_queue(
 def check_list_partitions(
     request: service_pb.ListTaskQueuePartitionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the queue."""
+    """Check the queue's name and kind. Raise INVALID_ARGUMENT."""
     checks.check_task_queue(request, rules)
     checks.check_queue_kind(request.task_queue, _WORKFLOW)
 
@@ -95,7 +95,10 @@ def check_list_partitions(
 def check_update_config(
     request: service_pb.UpdateTaskQueueConfigRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check rate limits (not for workflow tasks), the lengths of texts, and fairness weights."""
+    """Check rate limits (not for workflow tasks), the lengths of texts, and fairness weights.
+
+    Raise INVALID_ARGUMENT.
+    """
     checks.check_not_internal(request.task_queue)
     for update, label, noun in (
         (request.update_queue_rate_limit, "UpdateQueueRateLimit", "rate limit"),

@@ -39,7 +39,10 @@ _STATUS = {_EXISTING: "", _OPEN: " AND ExecutionStatus = 'Running'", _CLOSED: " 
 
 
 def check_get(request: rr.GetWorkerTaskReachabilityRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the number and lengths of build ids, and the queues that an unversioned worker needs."""
+    """Check the number and lengths of build ids, and the queues that an unversioned worker needs.
+
+    Raise INVALID_ARGUMENT or PERMISSION_DENIED.
+    """
     if not rules.config.worker_versioning_data_apis:
         raise switched_off(RULES_OFF)
     if not request.build_ids:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def check_config(owner: Any, rules: Rules) -> None:
-    """Check the `time_skipping_config` of a request or of options, if set, and fill in the number of skips."""
+    """Check the `time_skipping_config` of a request or of options, if set, and fill in the number of skips.
+
+    Raise INVALID_ARGUMENT.
+    """
     if not owner.HasField("time_skipping_config"):
         return
     _check_enabled(rules)
@@ -37,7 +40,7 @@ def check_config(owner: Any, rules: Rules) -> None:
 def check_poll(
     request: service_pb.PollWorkflowExecutionTimeSkippingRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the execution and the fast-forward to wait for."""
+    """Check the execution and the fast-forward to wait for. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "workflow_execution")
     _check_enabled(rules)
     _check_id(request.fast_forward_id)

@@ -24,7 +24,10 @@ _ADMITTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
 
 
 def check_update(request: service_pb.UpdateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check an update, alone or within ExecuteMultiOperation. The default is a new id, and to wait for completion."""
+    """Check an update, alone or within ExecuteMultiOperation. The default is a new id, and to wait for completion.
+
+    Raise INVALID_ARGUMENT or PERMISSION_DENIED.
+    """
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
     if not request.request.HasField("meta"):
@@ -60,7 +63,7 @@ def check_update(request: service_pb.UpdateWorkflowExecutionRequest, namespace: 
 def check_poll_update(
     request: service_pb.PollWorkflowExecutionUpdateRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the reference to the update."""
+    """Check the reference to the update. Raise INVALID_ARGUMENT."""
     if not request.HasField("update_ref"):
         raise invalid_argument("UpdateRef is not set on request.")
     execution = request.update_ref.workflow_execution
@@ -75,7 +78,7 @@ def check_poll_update(
 def check_update_options(
     request: service_pb.UpdateWorkflowExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the options and the mask of what to change."""
+    """Check the options and the mask of what to change. Raise INVALID_ARGUMENT."""
     if not request.workflow_execution.workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     if not request.HasField("update_mask"):

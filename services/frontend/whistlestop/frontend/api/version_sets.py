@@ -45,7 +45,10 @@ def switched_off(message: str) -> ServiceError:
 
 
 def check_update(request: _Update, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the request, reporting everything that is missing or too long in one message."""
+    """Check the request, reporting everything that is missing or too long in one message.
+
+    Raise INVALID_ARGUMENT or PERMISSION_DENIED.
+    """
     if not rules.config.worker_versioning_data_apis:
         raise switched_off(SETS_OFF)
     faults = [] if request.task_queue else ["`task_queue` to be set"]
@@ -82,7 +85,7 @@ def _faults(build_id: str, name: str, config: FrontendConfig) -> list[str]:
 
 
 def check_get(request: rr.GetWorkerBuildIdCompatibilityRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the queue."""
+    """Check the queue. Raise INVALID_ARGUMENT or PERMISSION_DENIED."""
     if not rules.config.worker_versioning_data_apis:
         raise switched_off(SETS_OFF)
     if not request.task_queue:
@@ -93,7 +96,7 @@ def check_get(request: rr.GetWorkerBuildIdCompatibilityRequest, namespace: Names
 async def update_compatibility(
     frontend: Frontend, request: _Update, context: CallContext
 ) -> rr.UpdateWorkerBuildIdCompatibilityResponse:
-    """Change the sets of a queue."""
+    """Change the sets of a queue. Raise INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION at a limit."""
     now_ns = frontend.clock.now_ns()
 
     def change(known: NamespaceDeployments) -> None:
@@ -111,7 +114,7 @@ async def update_compatibility(
 async def get_compatibility(
     frontend: Frontend, request: rr.GetWorkerBuildIdCompatibilityRequest, context: CallContext
 ) -> rr.GetWorkerBuildIdCompatibilityResponse:
-    """Return the sets of a queue, or only the last `max_sets`."""
+    """Return the sets of a queue, or only the last `max_sets`; none for an unknown queue."""
     data = versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue)
     reply = rr.GetWorkerBuildIdCompatibilityResponse()
     for each in data.sets[-request.max_sets :] if request.max_sets > 0 else data.sets:

@@ -27,7 +27,7 @@ _NAME_MARKS = re.compile("[.:]")
 
 
 def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> None:
-    """Check that a versioned worker names its deployment and its build id."""
+    """Check that a versioned worker names its deployment and its build id. Raise INVALID_ARGUMENT."""
     if options.worker_versioning_mode != WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED:
         return
     if not options.deployment_name or not options.build_id:
@@ -36,13 +36,13 @@ def check_deployment_options(options: WorkerDeploymentOptions, rules: Rules) -> 
 
 
 def check_version(deployment_name: str, build_id: str, rules: Rules) -> None:
-    """Check both parts of a deployment version."""
+    """Check both parts of a deployment version. Raise INVALID_ARGUMENT."""
     check_deployment_name(deployment_name, rules)
     check_build_id(build_id, rules)
 
 
 def check_deployment_name(deployment_name: str, rules: Rules) -> None:
-    """Check the name of a deployment, which need not exist."""
+    """Check the name of a deployment, which need not exist. Raise INVALID_ARGUMENT."""
     _check_part(_NAME, deployment_name, rules)
     for mark in (".", ":"):
         if mark in deployment_name:
@@ -51,7 +51,7 @@ def check_deployment_name(deployment_name: str, rules: Rules) -> None:
 
 
 def check_build_id(build_id: str, rules: Rules) -> None:
-    """Check the build id of a version, which need not exist."""
+    """Check the build id of a version, which need not exist. Raise INVALID_ARGUMENT."""
     _check_part(_BUILD, build_id, rules)
     _check_start(_BUILD, build_id)
 
@@ -69,7 +69,10 @@ def _check_start(field: str, value: str) -> None:
 
 
 def check_override(override: VersioningOverride, task_queue: str) -> None:
-    """Check the form of an override. Whether its version exists is checked before the call goes on."""
+    """Check the form of an override. Whether its version exists is checked before the call goes on.
+
+    Raise INVALID_ARGUMENT.
+    """
     kind = override.WhichOneof("override")
     if kind == "auto_upgrade":
         if not override.auto_upgrade:

@@ -43,7 +43,10 @@ _POLLER_WINDOW_S, _POLLER_WINDOW = 70, "1m10s"
 
 
 def check_update(request: _Update, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the lengths of build ids, and the queue."""
+    """Check that rules are enabled, the lengths of build ids, and the queue.
+
+    Raise INVALID_ARGUMENT or PERMISSION_DENIED.
+    """
     _check_enabled(rules.config)
     operation = request.WhichOneof("operation")
     asked: Any = getattr(request, operation) if operation is not None else None
@@ -59,7 +62,7 @@ def check_update(request: _Update, namespace: Namespace | None, rules: Rules) ->
 
 
 def check_get(request: rr.GetWorkerVersioningRulesRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the queue."""
+    """Check that rules are enabled and the queue is named. Raise INVALID_ARGUMENT or PERMISSION_DENIED."""
     _check_enabled(rules.config)
     _check_queue(request.task_queue, rules)
 
@@ -84,7 +87,7 @@ def _check_queue(name: str, rules: Rules) -> None:
 async def update_rules(
     frontend: Frontend, request: _Update, context: CallContext
 ) -> rr.UpdateWorkerVersioningRulesResponse:
-    """Change the rules of a queue."""
+    """Change the rules of a queue. Raise INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS or FAILED_PRECONDITION."""
     now_ns = frontend.clock.now_ns()
     polled = request.WhichOneof("operation") == "commit_build_id" and await _is_polled(frontend, request, context)
 
@@ -114,7 +117,7 @@ async def update_rules(
 async def get_rules(
     frontend: Frontend, request: rr.GetWorkerVersioningRulesRequest, context: CallContext
 ) -> rr.GetWorkerVersioningRulesResponse:
-    """Return the rules in force, with the token that a change needs."""
+    """Return the rules in force, none for an unknown queue, with the token that a change needs."""
     return _rules_of(versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue))
 
 

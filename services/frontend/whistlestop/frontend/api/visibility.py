@@ -39,7 +39,10 @@ _STATUS_WORDS: dict[int, str] = {
 async def list_workflow_executions(
     frontend: Frontend, request: service_pb.ListWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListWorkflowExecutionsResponse:
-    """Return a page of matching executions, the latest start first unless the filter orders them."""
+    """Return a page of matching executions, the latest start first unless the filter orders them.
+
+    Raise INVALID_ARGUMENT for a bad filter or page token.
+    """
     executions, token = await _page(frontend, context, request.query, request.page_size, request.next_page_token)
     return service_pb.ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
@@ -47,7 +50,7 @@ async def list_workflow_executions(
 async def scan_workflow_executions(
     frontend: Frontend, request: service_pb.ScanWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ScanWorkflowExecutionsResponse:
-    """Return a page like `list_workflow_executions`."""
+    """Return a page like `list_workflow_executions`. Raise INVALID_ARGUMENT for a bad filter or page token."""
     executions, token = await _page(frontend, context, request.query, request.page_size, request.next_page_token)
     return service_pb.ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
@@ -55,7 +58,7 @@ async def scan_workflow_executions(
 async def count_workflow_executions(
     frontend: Frontend, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.CountWorkflowExecutionsResponse:
-    """Count executions, also per group if the filter groups."""
+    """Count executions, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await parsed_filter(frontend, context, request.query)
     return await fill_count(frontend, context, query, service_pb.CountWorkflowExecutionsResponse())
 
@@ -63,7 +66,7 @@ async def count_workflow_executions(
 async def list_open_workflow_executions(
     frontend: Frontend, request: service_pb.ListOpenWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListOpenWorkflowExecutionsResponse:
-    """List running executions by start time. Deprecated."""
+    """List running executions by start time. Deprecated. Raise INVALID_ARGUMENT for a bad page token."""
     clauses = ["ExecutionStatus = 'Running'", *_between("StartTime", request), *_by_id_or_type(request)]
     executions, token = await _page(
         frontend, context, " AND ".join(clauses), request.maximum_page_size, request.next_page_token
@@ -74,7 +77,7 @@ async def list_open_workflow_executions(
 async def list_closed_workflow_executions(
     frontend: Frontend, request: service_pb.ListClosedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListClosedWorkflowExecutionsResponse:
-    """List closed executions by close time. Deprecated."""
+    """List closed executions by close time. Deprecated. Raise INVALID_ARGUMENT."""
     closed = _between("CloseTime", request) or ["CloseTime IS NOT NULL"]
     clauses = ["ExecutionStatus != 'Running'", *closed, *_by_id_or_type(request)]
     if request.WhichOneof("filters") == "status_filter":
@@ -91,7 +94,7 @@ async def list_closed_workflow_executions(
 async def list_archived_workflow_executions(
     frontend: Frontend, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListArchivedWorkflowExecutionsResponse:
-    """Refuse the request: there is no archive."""
+    """Refuse the request with INVALID_ARGUMENT, because there is no archive."""
     if request.page_size > _MAX_ARCHIVED:
         raise invalid_argument(f"PageSize is larger than allowed {_MAX_ARCHIVED}.")
     raise invalid_argument("Cluster is not configured for visibility archival.")
@@ -106,7 +109,7 @@ async def _page(
 
 
 def execution_info(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> workflow_pb.WorkflowExecutionInfo:
-    """Return a row as clients see it."""
+    """Return a row as clients see it. Only custom attributes that are in `custom` are shown."""
     info = workflow_pb.WorkflowExecutionInfo(
         execution=common_pb.WorkflowExecution(workflow_id=row.key.workflow_id, run_id=row.key.run_id),
         type=common_pb.WorkflowType(name=row.workflow_type),

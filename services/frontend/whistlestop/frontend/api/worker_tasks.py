@@ -42,7 +42,10 @@ _WITH_SEARCH_ATTRIBUTES = frozenset(
 def check_workflow_task_completed(
     request: service_pb.RespondWorkflowTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check identity and version. Commands are checked by history, where a bad one fails the task."""
+    """Check identity and version. Raise INVALID_ARGUMENT.
+
+    Commands are checked by history, where a bad one fails the task.
+    """
     checks.check_identity(request.identity, rules)
     checks.check_not_internal(request.sticky_attributes.worker_task_queue.name)
     if namespace is not None:
@@ -65,7 +68,7 @@ def check_workflow_task_failed(
 
 
 def check_identity_only(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the identity."""
+    """Check the length of the worker's identity, which may be empty. Raise INVALID_ARGUMENT."""
     checks.check_identity(request.identity, rules)
 
 
@@ -80,7 +83,7 @@ def check_activity_failed(
 
 
 def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the reference to an activity by its id."""
+    """Check the reference to an activity by its id. Raise INVALID_ARGUMENT."""
     if not request.activity_id:
         raise invalid_argument("ActivityId is not set on request.")
     if not isinstance(request, service_pb.RecordActivityTaskHeartbeatByIdRequest):
@@ -104,7 +107,7 @@ def check_query_completed(
 def check_nexus_completed(
     request: service_pb.RespondNexusTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the token of an operation that goes on asynchronously."""
+    """Check the token of an operation that goes on asynchronously. Raise INVALID_ARGUMENT."""
     started = request.response.start_operation
     if started.WhichOneof("variant") != "async_success":
         return
@@ -119,7 +122,7 @@ def check_nexus_completed(
 def check_nexus_failed(
     request: service_pb.RespondNexusTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check that there is a handler error, in the newer or the older form."""
+    """Check that there is a handler error, in the newer or the older form. Raise INVALID_ARGUMENT."""
     if not request.HasField("error") and not request.HasField("failure"):
         raise invalid_argument("request must contain error or failure")
     if request.HasField("failure") and not request.failure.HasField("nexus_handler_failure_info"):
@@ -138,21 +141,21 @@ def _check_retry_delays(failure: Failure) -> None:
 
 
 async def activity_completed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """Serve RespondActivityTaskCompleted, by token or by id."""
+    """Serve RespondActivityTaskCompleted, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.result):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
 
 
 async def activity_canceled(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """Serve RespondActivityTaskCanceled, by token or by id."""
+    """Serve RespondActivityTaskCanceled, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
 
 
 async def activity_heartbeat(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """Serve RecordActivityTaskHeartbeat, by token or by id."""
+    """Serve RecordActivityTaskHeartbeat, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
     response: Any = await _fail_instead(frontend, request, context, _HEARTBEAT_TOO_LARGE)
@@ -214,7 +217,10 @@ def _cut(failure: Failure, config: FrontendConfig) -> Failure:
 def check_worker_config(
     request: service_pb.UpdateWorkerConfigRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the request if worker commands are enabled. The RPC itself is unimplemented, as in Temporal."""
+    """Check the request if worker commands are enabled. The RPC itself is unimplemented, as in Temporal.
+
+    Raise INVALID_ARGUMENT.
+    """
     if rules.config.worker_commands_enabled and not request.HasField("worker_config"):
         raise invalid_argument("WorkerConfig is not set")
 

@@ -23,7 +23,10 @@ _WORKFLOW_OFF = "Worker versioning in workflow progress APIs is disabled on this
 def check_worker_version(
     request: Any, worker: WorkerVersionCapabilities | WorkerVersionStamp, queue: TaskQueue, rules: Rules
 ) -> None:
-    """Check a worker's version. `queue` is the one polled, or the sticky one to be polled."""
+    """Check a worker's version. `queue` is the one polled, or the sticky one to be polled.
+
+    Raise INVALID_ARGUMENT or PERMISSION_DENIED.
+    """
     if worker.use_versioning and not rules.config.worker_versioning_workflow_apis:
         raise switched_off(_WORKFLOW_OFF)
     named = queue.kind != TASK_QUEUE_KIND_STICKY or queue.normal_name

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_signal(request: service_pb.SignalWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the execution, the signal's name, and sizes."""
+    """Check the execution, the signal's name, and sizes. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
     if not request.signal_name:
@@ -36,7 +36,7 @@ def check_signal(request: service_pb.SignalWorkflowExecutionRequest, namespace: 
 def check_request_cancel(
     request: service_pb.RequestCancelWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the execution and the links."""
+    """Check the execution and the links. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "workflow_execution")
     checks.check_no_schedule(request.workflow_execution.workflow_id)
     checks.check_links(request.links, rules)
@@ -45,7 +45,7 @@ def check_request_cancel(
 def check_terminate(
     request: service_pb.TerminateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the execution, and fill in reason and identity."""
+    """Check the execution, and fill in reason and identity. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "workflow_execution")
     checks.check_links(request.links, rules)
     if not request.reason:
@@ -55,7 +55,7 @@ def check_terminate(
 
 
 def check_reset(request: service_pb.ResetWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the execution, the required request id, and the reapply type."""
+    """Check the execution, the required request id, and the reapply type. Raise INVALID_ARGUMENT."""
     if not request.request_id:
         raise invalid_argument("RequestId is not set on request.")
     if checks.length(request.request_id) > rules.config.max_id_length:
@@ -69,19 +69,19 @@ def check_reset(request: service_pb.ResetWorkflowExecutionRequest, namespace: Na
 
 
 def check_delete(request: service_pb.DeleteWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the execution."""
+    """Check that an execution is named correctly. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "workflow_execution")
 
 
 def check_describe(
     request: service_pb.DescribeWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the execution."""
+    """Check that an execution is named correctly. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "execution")
 
 
 def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace | None, rules: Rules) -> None:
-    """Check the execution, and the type and size of the query."""
+    """Check the execution, and the type and size of the query. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "execution")
     checks.check_no_schedule(request.execution.workflow_id)
     if not request.HasField("query"):
@@ -96,7 +96,7 @@ def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace |
 def check_history(
     request: service_pb.GetWorkflowExecutionHistoryRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the execution, limit the page size, and default to all events."""
+    """Check the execution, limit the page size, and default to all events. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "execution")
     _fill_page_size(request, rules)
     if not request.history_event_filter_type:
@@ -106,7 +106,7 @@ def check_history(
 def check_history_reverse(
     request: service_pb.GetWorkflowExecutionHistoryReverseRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the execution, and limit the page size."""
+    """Check the execution, and limit the page size. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "execution")
     _fill_page_size(request, rules)
 
@@ -114,7 +114,7 @@ def check_history_reverse(
 def check_reset_sticky(
     request: service_pb.ResetStickyTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the execution."""
+    """Check that an execution is named correctly. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "execution")
 
 
@@ -122,7 +122,7 @@ def check_pause(
     request: service_pb.PauseWorkflowExecutionRequest | service_pb.UnpauseWorkflowExecutionRequest,
     namespace: Namespace | None, rules: Rules,
 ) -> None:  # fmt: skip
-    """Check the execution, and the lengths of texts."""
+    """Check the execution, and the lengths of texts. Raise INVALID_ARGUMENT."""
     for name, value in (
         ("reason", request.reason), ("request id", request.request_id), ("identity", request.identity)
     ):  # fmt: skip

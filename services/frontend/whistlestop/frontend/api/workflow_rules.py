@@ -32,7 +32,10 @@ _NOT_FOUND = "Workflow Rule with this ID not Found."
 async def create_workflow_rule(
     frontend: Frontend, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
 ) -> service_pb.CreateWorkflowRuleResponse:
-    """Create a rule. Whether its filters are valid is only found out when they are used."""
+    """Create a rule. Raise INVALID_ARGUMENT, or UNIMPLEMENTED when rules are not enabled.
+
+    Whether its filters are valid is only found out when they are used.
+    """
     _check_enabled(frontend, context, "CreateWorkflowRule")
     if not request.HasField("spec"):
         raise invalid_argument("Rule Specification is not set.")
@@ -79,7 +82,7 @@ def _expiry(rule: rules_pb.WorkflowRule) -> tuple[int, int]:
 async def describe_workflow_rule(
     frontend: Frontend, request: service_pb.DescribeWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DescribeWorkflowRuleResponse:
-    """Return a rule."""
+    """Return a rule. Raise INVALID_ARGUMENT, also for an unknown id, or UNIMPLEMENTED when rules are not enabled."""
     _check_enabled(frontend, context, "DescribeWorkflowRule")
     if not request.rule_id:
         raise invalid_argument(_NO_ID)
@@ -92,7 +95,10 @@ async def describe_workflow_rule(
 async def delete_workflow_rule(
     frontend: Frontend, request: service_pb.DeleteWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DeleteWorkflowRuleResponse:
-    """Delete a rule. Activities that it has paused stay paused."""
+    """Delete a rule. Raise INVALID_ARGUMENT, or UNIMPLEMENTED when rules are not enabled.
+
+    Activities that it has paused stay paused.
+    """
     _check_enabled(frontend, context, "DeleteWorkflowRule")
     if not request.rule_id:
         raise invalid_argument(_NO_ID)
@@ -109,7 +115,7 @@ async def delete_workflow_rule(
 async def list_workflow_rules(
     frontend: Frontend, request: service_pb.ListWorkflowRulesRequest, context: CallContext
 ) -> service_pb.ListWorkflowRulesResponse:
-    """Return all rules, whose number is limited."""
+    """Return all rules on one page. Raise UNIMPLEMENTED when rules are not enabled."""
     _check_enabled(frontend, context, "ListWorkflowRules")
     rules = await _rules(frontend, context)
     return service_pb.ListWorkflowRulesResponse(rules=rules.values())

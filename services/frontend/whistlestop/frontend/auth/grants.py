@@ -63,13 +63,13 @@ class Claims:
 
 
 def roles_for(access: Access, method: str = "") -> Role:
-    """Return the roles any one of which is enough."""
+    """Return the roles any one of which allows a call of `method` that needs this access."""
     allowing = _ALLOWING[access]
     return allowing | Role.WORKER if method in _READ_BY_WORKERS else allowing
 
 
 def parse_grant(text: str) -> tuple[str, Role]:
-    """Parse `namespace:role`. Raises BadGrant."""
+    """Return the namespace and the role of `namespace:role`. Raise BadGrant for any other text."""
     namespace, _, name = text.rpartition(":")
     role = _ROLES.get(name.lower())
     if not namespace or role is None:

@@ -80,7 +80,7 @@ def parse(text: str) -> list[ApiKey]:
 
 
 def render(keys: Iterable[ApiKey]) -> str:
-    """Return the document with these keys."""
+    """Return the JSON document with these keys; a time of creation or expiry that is 0 is left out."""
     entries = []
     for key in keys:
         known_by = {"certificate": key.certificate} if key.certificate else {"sha256": key.sha256}

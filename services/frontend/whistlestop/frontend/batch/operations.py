@@ -72,7 +72,10 @@ class Operations:
         return False
 
     async def call(self, method: str, **fields: Any) -> Any:
-        """Send a request to this server's own API, in the job's namespace, and return the response."""
+        """Send a request to this server's own API, in the job's namespace, and return the response.
+
+        Raise ServiceError.
+        """
         kind: type[Message] = getattr(service_pb, f"{method}Request")
         request = kind(namespace=self._context.namespace, **fields)
         reply = await self._frontend.call_as_server(f"{WORKFLOW_SERVICE}/{method}", request, self._context)
@@ -82,6 +85,7 @@ class Operations:
         return str(uuid.uuid5(_ROOT, ":".join((self._job.job_id, *parts))))
 
     async def terminate(self, execution: common_pb.WorkflowExecution) -> None:
+        """Terminate the execution. Raise ServiceError."""
         await self.call(
             "TerminateWorkflowExecution", workflow_execution=execution, reason=self._job.reason,
             identity=self._operation.identity,
@@ -89,6 +93,7 @@ class Operations:
         )  # fmt: skip
 
     async def cancel(self, execution: common_pb.WorkflowExecution) -> None:
+        """Request cancellation of the execution. Raise ServiceError."""
         await self.call(
             "RequestCancelWorkflowExecution", workflow_execution=execution, reason=self._job.reason,
             identity=self._operation.identity,
@@ -96,6 +101,7 @@ class Operations:
         )  # fmt: skip
 
     async def signal(self, execution: common_pb.WorkflowExecution) -> None:
+        """Signal the execution. Raise ServiceError."""
         name = self._operation.signal
         await self.call(
             "SignalWorkflowExecution", workflow_execution=execution, signal_name=name, input=self._operation.input,
@@ -105,9 +111,11 @@ class Operations:
         )  # fmt: skip
 
     async def delete(self, execution: common_pb.WorkflowExecution) -> None:
+        """Delete the execution. Raise ServiceError."""
         await self.call("DeleteWorkflowExecution", workflow_execution=execution)
 
     async def update_options(self, execution: common_pb.WorkflowExecution) -> None:
+        """Change the options of the execution. Raise ServiceError."""
         await self.call(
             "UpdateWorkflowExecutionOptions", workflow_execution=execution,
             workflow_execution_options=self._operation.workflow_execution_options,
@@ -115,6 +123,7 @@ class Operations:
         )  # fmt: skip
 
     async def unpause_activities(self, execution: common_pb.WorkflowExecution) -> None:
+        """Unpause the execution's activities of the job's type, or all of them. Raise ServiceError."""
         operation = self._operation
         which = {"type": operation.type} if operation.WhichOneof("activity") == "type" else {"unpause_all": True}
         await self.call(
@@ -124,6 +133,7 @@ class Operations:
         )  # fmt: skip
 
     async def reset_activities(self, execution: common_pb.WorkflowExecution) -> None:
+        """Reset the activities of the execution that the job selects. Raise ServiceError."""
         operation = self._operation
         await self.call(
             "ResetActivity", execution=execution, identity=operation.identity,
@@ -133,6 +143,7 @@ class Operations:
         )  # fmt: skip
 
     async def update_activity_options(self, execution: common_pb.WorkflowExecution) -> None:
+        """Change the options of the activities that the job selects. Raise ServiceError."""
         operation = self._operation
         await self.call(
             "UpdateActivityOptions", execution=execution, identity=operation.identity,
@@ -143,9 +154,11 @@ class Operations:
     # ---- standalone activities, whose id is in `workflow_id`
 
     async def terminate_activity(self, execution: common_pb.WorkflowExecution) -> None:
+        """Terminate the standalone activity. Raise ServiceError."""
         await self._end_activity("TerminateActivityExecution", "terminate-activity", execution)
 
     async def cancel_activity(self, execution: common_pb.WorkflowExecution) -> None:
+        """Request cancellation of the standalone activity. Raise ServiceError."""
         await self._end_activity("RequestCancelActivityExecution", "cancel-activity", execution)
 
     async def _end_activity(self, method: str, word: str, execution: common_pb.WorkflowExecution) -> None:
@@ -156,11 +169,13 @@ class Operations:
         )  # fmt: skip
 
     async def delete_activity(self, execution: common_pb.WorkflowExecution) -> None:
+        """Delete the standalone activity. Raise ServiceError."""
         await self.call("DeleteActivityExecution", activity_id=execution.workflow_id, run_id=execution.run_id)
 
     # ---- reset
 
     async def reset(self, execution: common_pb.WorkflowExecution) -> None:
+        """Reset the execution to the event that the job's options select. Raise ServiceError."""
         operation = self._operation
         base = common_pb.WorkflowExecution()
         base.CopyFrom(execution)

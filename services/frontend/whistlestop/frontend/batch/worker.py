@@ -215,7 +215,7 @@ class Progress:
 
     @classmethod
     def of(cls, details: common_pb.Payloads) -> Progress:
-        """Parse the details of a heartbeat."""
+        """Parse the details of a heartbeat. Raise ValueError, KeyError or IndexError when they are of another form."""
         details_json = json.loads(details.payloads[0].data)
         return cls(
             base64.b64decode(details_json["PageToken"]), details_json["TotalEstimate"], details_json["CurrentPage"],

@@ -7,7 +7,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 
 
 def to_started_event(namespace: str, workflow_id: str, run_id: str) -> common_pb.Link:
-    """Return a link to the first event of a run."""
+    """Return a link to the first event (id 1) of a run."""
     link = common_pb.Link()
     event = link.workflow_event
     event.namespace, event.workflow_id, event.run_id = namespace, workflow_id, run_id

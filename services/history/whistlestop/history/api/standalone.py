@@ -143,7 +143,7 @@ class Standalone:
 
 
 def long_poll_token(entry: Entry) -> bytes:
-    """Return a token for what the caller has seen."""
+    """Return a token for the version of the run that the caller has seen."""
     return f"{entry.state.run_id}/{entry.version}".encode()
 
 

@@ -54,7 +54,7 @@ async def respond(
     context: CallContext,
     patience: Patience,
 ) -> service_pb.UpdateWorkflowExecutionResponse:
-    """Wait for an admitted update, and return the reply."""
+    """Wait for an admitted update until the patience ends, and return the reply. Raise ServiceError."""
     reached, outcome = await wait(service, key, ticket, request.wait_policy.lifecycle_stage, patience)
     reply = service_pb.UpdateWorkflowExecutionResponse(stage=reached.stage)  # type: ignore[arg-type]
     reply.update_ref.workflow_execution.workflow_id = key.workflow_id

@@ -148,5 +148,5 @@ class Limits:
     """The limits of namespaces that have their own, by name."""
 
     def of(self, namespace: str) -> Limits:
-        """Return the limits of a namespace."""
+        """Return the limits of a namespace (by name); these limits if it has none of its own."""
         return self.by_namespace.get(namespace, self) if self.by_namespace else self

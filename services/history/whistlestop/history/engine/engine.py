@@ -88,13 +88,13 @@ class Effects:
     """Whether the receiver of tasks moves sticky tasks whose worker is gone."""
 
     def tasks(self, tasks: Sequence[MatchingTask]) -> None:
-        """Handle new matching tasks."""
+        """Handle new matching tasks; nothing happens here."""
 
     def timer(self, timer: TimerTask) -> None:
-        """Handle a timer row that was written."""
+        """Handle a timer row that was written; nothing happens here."""
 
     def transfers(self, transfers: Sequence[TransferTask]) -> None:
-        """Handle new transfer tasks."""
+        """Handle new transfer tasks; nothing happens here."""
 
 
 async def _keep_for_ever(namespace_id: str) -> int:
@@ -181,7 +181,7 @@ class Engine:
 
     @asynccontextmanager
     async def locked(self, *keys: ExecutionKey) -> AsyncIterator[None]:
-        """Hold the locks of several runs, which are always taken in the same order."""
+        """Hold the locks of several runs, which are always taken in the same order; none without keys."""
         async with AsyncExitStack() as stack:
             for key in sorted(set(keys), key=lambda key: (key.namespace_id, key.workflow_id, key.run_id)):
                 await stack.enter_async_context(self.lock(key))
@@ -280,7 +280,7 @@ class Engine:
         return self._cache.get(key)
 
     def forget(self, key: ExecutionKey) -> None:
-        """Drop the run from the cache."""
+        """Drop the run from the cache, if it is there."""
         self._changes += 1
         entry = self._cache.pop(key, None)
         if entry is not None:
@@ -300,7 +300,7 @@ class Engine:
     # ---- deciding and committing ------------------------------------------------------------------------------
 
     def run_of(self, entry: Entry) -> Run:
-        """Return a working copy of the entry."""
+        """Return a working copy of the entry, at the current time."""
         return Run(entry.state, version=entry.version, now_ns=self.clock.now_ns(), ids=self.ids, limits=self.limits)
 
     async def transact(
@@ -394,7 +394,7 @@ class Engine:
             return await off_loop(decide, run) if is_long else decide(run)
 
     async def read_first_event(self, run: Run, entry: Entry) -> None:
-        """Read the run's first event for the core."""
+        """Read the run's first event into `run.start_event`, unless it is there."""
         from whistlestop.history.engine import histories
 
         if run.start_event is None:

@@ -56,7 +56,7 @@ class IndexedBatch:
         return len(self._data) + 80 * len(self._starts)
 
     def event(self, index: int) -> history_pb.HistoryEvent:
-        """Return the event at that index in the batch."""
+        """Return the event at that index (from 0) in the batch. Raise IndexError."""
         return nesting.parse(history_pb.HistoryEvent, self._data[self._starts[index] : self._ends[index]])
 
 

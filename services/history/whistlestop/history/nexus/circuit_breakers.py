@@ -69,12 +69,12 @@ class CircuitBreakers:
         return 0
 
     def is_open(self, key: Key) -> bool:
-        """Return whether requests are being put off."""
+        """Return whether requests for this key are put off at present; False for an unknown key."""
         breaker = self._breakers.get(key)
         return breaker is not None and self._clock.steady_ns() < breaker.open_until_ns
 
     def report(self, key: Key, *, failed: bool) -> None:
-        """Record how a request ended."""
+        """Record whether a request for this key failed. Enough failures in a row open the breaker."""
         if not failed:
             self._breakers.pop(key, None)
             return

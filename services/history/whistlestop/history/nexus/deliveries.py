@@ -54,7 +54,7 @@ class PutOff(Exception):
 
 
 async def deliver(service: History, task: TransferTask, data: TransferData) -> Rest | None:
-    """Deliver one transfer task, except for a remaining part that calls another server and is returned."""
+    """Deliver one transfer task. Return the part that calls another server, or None if nothing is left to do."""
     if task.kind == _CALLBACK:
         return await _call_back(service, task, data)
     return await _request(service, task, data, cancel=task.kind == _CANCEL)

@@ -47,7 +47,7 @@ class WorkerNotifications:
         self.sent = 0
 
     def notify(self, names: Iterable[str]) -> None:
-        """Send a message to each of the queues soon."""
+        """Send a message to each of the named queues soon; failures are logged, not raised."""
         now_ns = self._clock.steady_ns()
         for name in names:
             if name in self._next or self._gone_ns.get(name, 0) > now_ns:

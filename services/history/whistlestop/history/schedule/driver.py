@@ -152,7 +152,7 @@ class Outlook(NamedTuple):
 
 
 def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> Outlook:
-    """Return what is stored of a schedule beside its data."""
+    """Return what is stored of a schedule beside its data; without a spec, no next action time."""
     listed = policy.listed(data, spec)
     times = listed.future_action_times
     next_action = f'"{times[0].ToJsonString()}"'.encode() if times else b""

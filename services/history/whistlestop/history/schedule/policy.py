@@ -106,7 +106,7 @@ def fill_defaults(data: ScheduleData) -> None:
 
 
 def update(data: ScheduleData, schedule: schedule_pb.Schedule, now_ns: int) -> None:
-    """Replace spec, action, policies and state."""
+    """Replace spec, action, policies and state at `now_ns`; the conflict token is incremented."""
     data.schedule.CopyFrom(schedule)
     fill_defaults(data)
     set_timestamp(data.info.update_time, now_ns)
@@ -305,7 +305,7 @@ def _copy(start: BufferedStart) -> BufferedStart:
 def record_start(
     data: ScheduleData, start: BufferedStart, workflow_id: str, run_id: str, now_ns: int, *, tracked: bool
 ) -> None:
-    """Record that a run was started."""
+    """Record that a run was started at `now_ns`. With `tracked`, it counts as running until it closes."""
     info = data.info
     info.action_count += 1
     result = info.recent_actions.add(start_workflow_status=_RUNNING)
@@ -421,7 +421,7 @@ def future_times(data: ScheduleData, spec: CompiledSpec | None, most: int) -> li
 
 
 def shown(data: ScheduleData, spec: CompiledSpec | None) -> tuple[schedule_pb.Schedule, schedule_pb.ScheduleInfo]:
-    """Return what DescribeSchedule answers with."""
+    """Return what DescribeSchedule answers with; without a spec, no future action times."""
     schedule = schedule_pb.Schedule()
     schedule.CopyFrom(data.schedule)
     times.filled(schedule.spec)
@@ -433,7 +433,7 @@ def shown(data: ScheduleData, spec: CompiledSpec | None) -> tuple[schedule_pb.Sc
 
 
 def listed(data: ScheduleData, spec: CompiledSpec | None) -> schedule_pb.ScheduleListInfo:
-    """Return what lists show of the schedule."""
+    """Return what lists show of the schedule; without a spec, no future action times."""
     schedule = data.schedule
     info = schedule_pb.ScheduleListInfo(
         notes=schedule.state.notes,
@@ -453,7 +453,7 @@ def listed(data: ScheduleData, spec: CompiledSpec | None) -> schedule_pb.Schedul
 
 
 def matching_times(spec: CompiledSpec, after_ns: int, end_ns: int) -> list[int]:
-    """Return the times within a range, at most a thousand. Raise TooManyExclusions."""
+    """Return the times after `after_ns` and up to `end_ns`, at most a thousand. Raise TooManyExclusions."""
     found: list[int] = []
     checks = times.SearchBudget(spec)
     checks.left += MAX_MATCHING_TIMES
@@ -472,7 +472,7 @@ def _add_times(target: _Timestamps, instants_ns: Sequence[int]) -> None:
 
 
 def executions(data: ScheduleData) -> list[common_pb.WorkflowExecution]:
-    """Return the tracked runs, as a new list."""
+    """Return the tracked runs, as a new list; empty without any."""
     running = data.info.running_workflows
     return [common_pb.WorkflowExecution(workflow_id=each.workflow_id, run_id=each.run_id) for each in running]
 

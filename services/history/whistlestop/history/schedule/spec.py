@@ -82,7 +82,7 @@ class CompiledSpec:
         return self.next_of(after_ns, SearchBudget(self))
 
     def next_of(self, after_ns: int, budget: SearchBudget) -> Next | None:
-        """Return the time as `next_after` does, using up `budget`. Raise TooManyExclusions."""
+        """Return the time as `next_after` does, using up `budget`; None when there is none. Raise TooManyExclusions."""
         after = max(after_ns, self.start_ns - SECOND_NS) // SECOND_NS
         while budget.left > 0:
             budget.left -= 1

@@ -69,6 +69,7 @@ class AwsWakeUps:
         """The future wake-ups that this instance has set, the next one last."""
 
     async def arm(self, at_ns: int) -> None:
+        """Invoke the function at or soon after `at_ns` (nanoseconds since the Unix epoch)."""
         now_ns = self._clock.now_ns()
         if self._stands(at_ns, now_ns):
             return

@@ -76,7 +76,7 @@ class TimerProcessor:
         """Called with the time at which a failed row is to be tried again."""
 
     def notify(self, timer: TimerTask) -> None:
-        """Take up a row that was written."""
+        """Fire a row that was just written at its time; nothing happens before `start` or for a later page."""
         if self._task is None:
             return
         limit_ns = self._horizon_ns if self._is_ours(timer) else self._engine.clock.now_ns() + FOREIGN_NS
@@ -84,7 +84,7 @@ class TimerProcessor:
             self._push(timer, armed=True)
 
     def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
-        """Begin to fire the rows of these slots."""
+        """Begin to fire the rows of these slots (spans, first included and last excluded)."""
         self._spans = tuple(spans)
         self._task = asyncio.create_task(Loop("timers", self._engine.clock).run(self._turn), name="timers")
 

@@ -21,7 +21,8 @@ class NoWakeUps:
     """Set no wake-ups: only polls and the recurring schedule invoke the function."""
 
     async def arm(self, at_ns: int) -> None:
-        return None
+        """Do nothing: a server's own timer loop fires what is due at `at_ns`."""
+        return
 
 
 class EarliestWakeUp:

@@ -77,7 +77,7 @@ class TransferProcessor:
         """Called with the time at which a failed row is to be tried again."""
 
     def notify(self, transfers: Sequence[TransferTask]) -> None:
-        """Deliver new rows."""
+        """Deliver rows that were just written; those that are known are ignored."""
         if self._closing:
             return
         for task in transfers:

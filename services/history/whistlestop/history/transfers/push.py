@@ -157,7 +157,7 @@ class Pushes:
         await service.store.delete_transfer_task(task)
 
     async def fire(self, timer: TimerTask) -> None:
-        """Check the version again."""
+        """Check again whether the timer's version lacks workers; set the next check, or delete the timer."""
         again_ns = await self._push(timer.key, again=True)
         if again_ns:
             await self._arm(timer.key, again_ns)

@@ -51,6 +51,7 @@ class AwsLambda:
         self._lambdas: dict[tuple[str, str, str], tuple[float, float, Any]] = {}
 
     def check(self, details: Details) -> None:
+        """Raise ProviderError for details that are invalid."""
         for name in ("role", "role_external_id") if self._require_role else ():
             if not _text(details, name):
                 raise ProviderError(f'AWS Lambda compute provider requires "{name}" to be configured')
@@ -76,6 +77,10 @@ class AwsLambda:
             await self._check_enforced(region, role)
 
     async def start(self, details: Details, work: Work, count: int) -> int:
+        """Invoke the function `count` times; return how many invocations succeeded.
+
+        Raise ProviderError when none did.
+        """
         arn, region, role = self._target(details)
         try:
             function = await asyncio.to_thread(self._lambda, region, role, _text(details, "role_external_id"))

@@ -61,7 +61,7 @@ def timeout_ms_of(details: Details) -> int:
 
 
 def mode_of(details: Details) -> str:
-    """Return the mode; `wake` by default."""
+    """Return the mode (`wake` or `task`, not checked); `wake` by default."""
     return str(details.get("mode") or START)
 
 
@@ -84,6 +84,7 @@ class Webhook:
         self._outbound = outbound or Outbound()
 
     def check(self, details: Details) -> None:
+        """Raise ProviderError for details that are invalid."""
         for name in details:
             if name not in _KEYS:
                 raise ProviderError(f'unknown config key "{name}" for the webhook compute provider')
@@ -125,7 +126,7 @@ class Webhook:
         raise ProviderError(f"webhook url does not match any allowed address: {url}")
 
     async def validate(self, details: Details) -> None:
-        """Check the details only: any request would make a receiver do something."""
+        """Check the details only: any request would make a receiver do something. Raise ProviderError."""
         self.check(details)
 
     async def start(self, details: Details, work: Work, count: int) -> int:

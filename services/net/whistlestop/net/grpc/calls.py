@@ -319,6 +319,7 @@ class Calls(Outbound):
     # -- the early end of a call --
 
     def forget(self, stream: Stream) -> None:
+        """Forget a stream, whichever side ended it, and release what was buffered of its request."""
         if stream.body:
             self.buffered -= len(stream.body)
         super().forget(stream)
@@ -339,6 +340,7 @@ class Calls(Outbound):
         self._cancel(stream)
 
     def give_up_stream(self, stream: Stream) -> None:
+        """React to a peer that keeps a stream's window closed."""
         self.reset(stream, ErrorCode.CANCEL)
         self._cancel(stream)
 

@@ -85,6 +85,7 @@ class Connection(Requests):
     # -- the transport --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve a connection (asyncio's callback)."""
         super().connection_made(transport)
         self.account.peer = self
         self._watch = self._loop.call_later(self.limits.handshake_s, self._handshake_expired)
@@ -97,6 +98,7 @@ class Connection(Requests):
             self.abort()  # the budget has already dropped it to make room
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End all calls of a connection that closed; `exc` is None when it closed in order (asyncio's callback)."""
         self._stop_watch()
         self.abandon_all()
         self._drop_block()
@@ -111,13 +113,15 @@ class Connection(Requests):
         return False
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer for the next received bytes (asyncio's callback)."""
         return self._buffer if self.account.authenticated else self._unauthenticated_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Handle `nbytes` received bytes in the buffer (asyncio's callback)."""
         self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """Handle received bytes."""
+        """Handle received bytes. Nothing happens after the connection was lost. Never raises."""
         if self.lost:
             return
         if self._rest:
@@ -272,6 +276,7 @@ class Connection(Requests):
         self.abort()
 
     def strike(self, cost: float) -> None:
+        """Count a cost that no frame at hand causes, and end the connection when there are too many strikes."""
         try:
             self.strikes.add(cost)
         except ConnectionFault as fault:

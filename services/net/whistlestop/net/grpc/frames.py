@@ -90,7 +90,7 @@ class StreamFault(Exception):
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
-    """Return an encoded frame."""
+    """Return an encoded frame. The payload must be shorter than 2**24 bytes."""
     return FRAME_HEADER.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
@@ -109,7 +109,7 @@ def header_frames(stream_id: int, block: bytes, most: int, *, end_stream: bool) 
 
 
 def settings(pairs: Iterable[tuple[int, int]]) -> bytes:
-    """Return a SETTINGS frame."""
+    """Return a SETTINGS frame with these pairs of identifier and value; empty without pairs."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(key, value) for key, value in pairs))
 
 
@@ -122,12 +122,12 @@ def window_update(stream_id: int, increment: int) -> bytes:
 
 
 def rst_stream(stream_id: int, code: int) -> bytes:
-    """Return a RST_STREAM frame."""
+    """Return a RST_STREAM frame with an HTTP/2 error code."""
     return frame(RST_STREAM, 0, stream_id, _NUMBER.pack(code))
 
 
 def goaway(last_stream_id: int, code: int, debug: str = "") -> bytes:
-    """Return a GOAWAY frame."""
+    """Return a GOAWAY frame with an HTTP/2 error code."""
     return frame(GOAWAY, 0, 0, _NUMBERS.pack(last_stream_id, code) + debug.encode())
 
 

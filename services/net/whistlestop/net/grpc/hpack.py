@@ -234,7 +234,7 @@ def literal(name: bytes, value: bytes) -> bytes:
 
 
 def status_line(status: int) -> bytes:
-    """Encode the `:status` pseudo-header field."""
+    """Encode the `:status` pseudo-header field for an HTTP status."""
     if status == 200:
         return b"\x88"
     return b"\x08\x03" + str(status).encode()

@@ -97,6 +97,7 @@ class Outbound(asyncio.BufferedProtocol):
         self._table_size_sent = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport to write to (asyncio's callback)."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
 
@@ -120,7 +121,7 @@ class Outbound(asyncio.BufferedProtocol):
         self._pump()
 
     def read_no_more(self, reason: int) -> None:
-        """Pause reading until every reason is gone."""
+        """Pause reading for this reason (a bit); it goes on when every reason is gone."""
         if not self._reading_paused_by and not self.lost and not self.transport.is_closing():
             self.transport.pause_reading()
         self._reading_paused_by |= reason
@@ -217,7 +218,7 @@ class Outbound(asyncio.BufferedProtocol):
         return NO_DYNAMIC_TABLE + block
 
     def send_message(self, stream: Stream, message: bytes) -> None:
-        """Send one message of a streaming answer."""
+        """Send one message of a streaming answer, after the headers if they were not sent yet."""
         self._open_answer(stream)
         self._send(stream, PREFIX.pack(0, len(message)) + message)
 
@@ -235,7 +236,7 @@ class Outbound(asyncio.BufferedProtocol):
         self._close(stream)
 
     def reset(self, stream: Stream, code: int) -> None:
-        """End a stream without an answer."""
+        """End a stream without an answer, with an HTTP/2 error code."""
         self.write(frames.rst_stream(stream.number, code))
         if not stream.ended:
             self.over.reset(stream.number)
@@ -258,7 +259,7 @@ class Outbound(asyncio.BufferedProtocol):
         self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
-        """Forget a stream, whichever side ended it."""
+        """Forget a stream, whichever side ended it; nothing happens when it is forgotten already."""
         stream.closed = stream.ended = True
         self.streams.pop(stream.number, None)
         stream.body = b""

@@ -286,6 +286,7 @@ class Requests(Calls):
             self.over.reset(number)
 
     def grant(self, stream: Stream) -> None:
+        """Let the peer send more of a request, unless it may send enough already."""
         if stream.receive_left <= self._stream_grant_at and not stream.closed:
             self.write(frames.window_update(stream.number, self.limits.stream_window - stream.receive_left))
             stream.receive_left = self.limits.stream_window

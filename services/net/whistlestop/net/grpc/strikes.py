@@ -36,7 +36,7 @@ class Strikes:
         self._at = now()
 
     def allow(self, most: float, forgiven_per_s: float) -> None:
-        """Change the limits."""
+        """Change the limits: most strikes at a time, and how many are forgiven per second."""
         self._most = most
         self._forgiven_per_s = forgiven_per_s
 

@@ -132,6 +132,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     # -- the connection --
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        """Begin to serve a connection (asyncio's callback)."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
         self._account.peer = self
@@ -141,6 +142,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Release what a closed connection held; `exc` is None when it closed in order (asyncio's callback)."""
         self._unset_keepalive_if_required()
         for timer in (self._timer, self._stall_timer, self._rest_timer):
             if timer is not None:
@@ -152,9 +154,11 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._state.connection_closed()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer for the next received bytes (asyncio's callback)."""
         return _buffer if self._account.authenticated else _buffer[:_PIECE_UNAUTHENTICATED]
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Handle `nbytes` received bytes in the buffer (asyncio's callback)."""
         if self._ending:
             return
         self._received += 1
@@ -169,6 +173,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.spend_cpu(time.thread_time() - began_s)
 
     def data_received(self, data: bytes) -> None:
+        """Handle received bytes; answer with an error and close when a limit is exceeded."""
         self._unset_keepalive_if_required()
         self._framing += len(data)
         if not self._fed(data):
@@ -263,6 +268,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._allowed += _PER_CHUNK
 
     def on_body(self, body: bytes) -> None:
+        """Take a piece of a request's body (the parser's callback)."""
         size = len(body)
         self._framing = self._framing - size if self._framing > size else 0
         self._allowed += 2 * size

@@ -65,6 +65,7 @@ class HttpClient:
         self._turn = 0
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        """Call `method` over HTTP and return its reply. Raise ServiceError."""
         if len(self._origins) == 1:
             return await self._post(self._origins, method, request, context)
         if method in _OF_EVERY_PROCESS:

@@ -55,6 +55,7 @@ class LocalClient:
         self._service = service
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        """Call `method` in this process and return its reply. Raise ServiceError."""
         return await self._service.call(method, request, context)
 
 
@@ -67,6 +68,7 @@ class LambdaClient:
         self._client = client
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+        """Call `method` by invoking the function, and return its reply. Raise ServiceError."""
         envelope = wrap(method, request, context, self._clock)
         answer = await asyncio.to_thread(self._invoke, json.dumps(envelope).encode())
         return unwrap_answer(answer)
@@ -139,7 +141,7 @@ async def invoke_envelope(
 
 
 def error_answer(error: ServiceError) -> Envelope:
-    """Return an answer that carries the error."""
+    """Return an answer (a JSON object) that carries the error with its code, message and details."""
     details = [packed(each) for each in error.details]
     return {
         "error": {

@@ -24,7 +24,7 @@ class Background:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start `work` as a task. An exception of it is logged and not raised anywhere."""
+        """Start `work` as a task and return it. An exception of it is logged and not raised anywhere."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -56,7 +56,7 @@ class Loop:
         _live.add(self)
 
     async def run(self, turn: Callable[[], Awaitable[object]]) -> None:
-        """Run turns until cancelled."""
+        """Run turns until cancelled. An exception of a turn is logged, and the next turn waits longer."""
         try:
             while True:
                 await self.attempt(turn)

@@ -55,6 +55,7 @@ class OverGrpc:
         self._metadata = (*connection.metadata, *((("authorization", f"Bearer {key}"),) if key else ()))
 
     async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
+        """Call an RPC of WorkflowService. Raises CommandError with the server's message."""
         import grpc
 
         send = self._channel.unary_unary(  # type: ignore[attr-defined]  # a grpc.aio.Channel

@@ -180,7 +180,7 @@ def restore_options(
 
 
 def options_of(activity: Activity) -> activity_pb.ActivityOptions:
-    """Return the activity's current options."""
+    """Return the activity's current options; an unset timeout is absent."""
     options = activity_pb.ActivityOptions()
     options.task_queue.name = activity.task_queue
     for field in _TIMEOUTS:

@@ -64,7 +64,7 @@ def is_standalone(state: MutableState) -> bool:
 
 
 def of(run: Run) -> ActivityExecution:
-    """Return the run's activity."""
+    """Return the activity of a run that is a standalone activity; an empty one for a workflow."""
     return run.state.activity_execution
 
 
@@ -145,7 +145,7 @@ def note_repeated(run: Run) -> None:
 
 
 def begin(run: Run, activity_id: str, options: activity_pb.ActivityOptions) -> ActivityExecution:
-    """Set up the first attempt of a new run."""
+    """Set up the first attempt of a new run, which is dispatched after the start delay."""
     activity = of(run)
     activity.activity_id = activity_id
     activity.options.CopyFrom(options)

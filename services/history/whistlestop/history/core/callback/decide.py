@@ -117,7 +117,7 @@ def is_attached(state: MutableState, update_id: str, request_id: str) -> bool:
 
 
 def info_of(state: MutableState, index: int) -> CallbackInfo:
-    """Return the state of a callback."""
+    """Return the state of the callback at that index. It is added if an older release attached the callback."""
     while len(state.callback_infos) <= index:
         # It was attached by a release that did not record this.
         state.callback_infos.add(registered_ns=state.start_ns)
@@ -142,7 +142,7 @@ def _end_attempt(run: Run, index: int) -> CallbackInfo:
 
 
 def succeeded(run: Run, index: int) -> None:
-    """Record that the callback was delivered."""
+    """Record that the callback at that index was delivered."""
     _end_attempt(run, index).state = CallbackInfo.SUCCEEDED
 
 

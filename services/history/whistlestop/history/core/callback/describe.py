@@ -24,7 +24,7 @@ _CALLBACK_STATES = {
 
 
 def callback(state: MutableState, index: int) -> workflow_pb.CallbackInfo:
-    """Return a callback and its state."""
+    """Return the callback at that index and its state. Raise IndexError."""
     about = workflow_pb.CallbackInfo()
     about.callback.CopyFrom(state.completion_callbacks[index])
     if index < len(state.callback_infos) and state.callback_infos[index].update_id:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_callbacks(
     state: MutableState, callbacks: Iterable[common_pb.Callback], registered_ns: int, request_id: str = ""
 ) -> None:
-    """Add completion callbacks of the run."""
+    """Add completion callbacks of the run, registered at `registered_ns` (since the Unix epoch)."""
     for callback in callbacks:
         state.completion_callbacks.add().CopyFrom(callback)
         state.callback_infos.add(registered_ns=registered_ns, request_id=request_id)
@@ -31,7 +31,7 @@ def add_update_callbacks(
     request_id: str,
     callbacks: Iterable[common_pb.Callback],
 ) -> None:
-    """Add completion callbacks of an update."""
+    """Add completion callbacks of an update, registered at the event's time."""
     for callback in callbacks:
         state.completion_callbacks.add().CopyFrom(callback)
         state.callback_infos.add(

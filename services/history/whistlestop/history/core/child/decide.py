@@ -169,7 +169,7 @@ def merged_priority(base: common_pb.Priority, override: common_pb.Priority) -> c
 
 
 def record_started(run: Run, initiated: history_pb.HistoryEvent, child_run_id: str) -> None:
-    """Record that the child was started."""
+    """Write the event that the child of this initiated event was started."""
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED)
     a = event.child_workflow_execution_started_event_attributes
@@ -190,7 +190,7 @@ def record_start_failed(
     initiated: history_pb.HistoryEvent,
     cause: failed_cause_pb2.StartChildWorkflowExecutionFailedCause.ValueType,
 ) -> None:
-    """Record that the child could not be started."""
+    """Write the event that the child of this initiated event could not be started."""
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED)
     a = event.start_child_workflow_execution_failed_event_attributes

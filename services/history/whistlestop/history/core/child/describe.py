@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def pending_child(child: Child) -> workflow_pb.PendingChildExecutionInfo:
-    """Return a child that is initiated or started."""
+    """Return a child that is initiated or started; `run_id` is empty until it is started."""
     pending = workflow_pb.PendingChildExecutionInfo(
         workflow_id=child.workflow_id,
         run_id=child.run_id,

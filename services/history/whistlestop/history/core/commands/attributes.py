@@ -143,7 +143,7 @@ def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttrib
 
 
 def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check StartTimer. Raise BadCommand."""
+    """Check StartTimer: id and duration. Raise BadCommand, also unless `is_set`."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "StartTimerCommandAttributes is not set on StartTimerCommand.")
@@ -156,7 +156,7 @@ def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: 
 
 
 def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check CancelTimer. Raise BadCommand."""
+    """Check CancelTimer: the id. Raise BadCommand, also unless `is_set`."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "CancelTimerCommandAttributes is not set on CancelTimerCommand.")
@@ -164,7 +164,7 @@ def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes, *, is_set
 
 
 def record_marker(run: Run, a: command_pb.RecordMarkerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check RecordMarker. Raise BadCommand."""
+    """Check RecordMarker: name and size. Raise BadCommand, also unless `is_set`."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
     if not is_set:
         raise BadCommand(cause, "RecordMarkerCommandAttributes is not set on RecordMarkerCommand.")
@@ -318,7 +318,7 @@ def continue_as_new(
 
 
 def protocol_message(a: command_pb.ProtocolMessageCommandAttributes, *, is_set: bool = True) -> None:
-    """Check ProtocolMessage. Raise BadCommand."""
+    """Check ProtocolMessage: the message id. Raise BadCommand, also unless `is_set`."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
     if not is_set:
         raise BadCommand(cause, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")

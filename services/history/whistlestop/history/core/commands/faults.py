@@ -73,7 +73,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 
 
 def is_uuid(text: str) -> bool:
-    """Return whether the text can be a run id."""
+    """Return whether the text has the form of a UUID, as a run id must; False if empty."""
     return _UUID.fullmatch(text) is not None
 
 

@@ -64,12 +64,12 @@ class Target:
 
 
 def want_start(run: Run, operation: NexusOperation) -> None:
-    """Request an attempt to start the operation."""
+    """Add a transfer task for an attempt to start the operation."""
     _into_outbox(run, START_KIND, operation)
 
 
 def want_cancel(run: Run, operation: NexusOperation) -> None:
-    """Request an attempt to cancel the operation."""
+    """Add a transfer task for an attempt to cancel the operation."""
     _into_outbox(run, CANCEL_KIND, operation)
 
 
@@ -349,7 +349,7 @@ def _write_started(
 def complete(
     run: Run, operation: NexusOperation, result: common_pb.Payload | None, links: Iterable[common_pb.Link] = ()
 ) -> None:
-    """Complete the operation with its result."""
+    """Complete the operation with its result; None is a result without a value."""
     if nexus_execution.is_standalone(run.state):
         nexus_execution.complete(run, NOTHING if result is None else result, links)
         return

@@ -77,13 +77,13 @@ def begin(run: Run, operation_id: str, attributes: history_pb.NexusOperationSche
 
 
 def note_links(run: Run, links: Iterable[common_pb.Link]) -> None:
-    """Keep the links that the handler returned."""
+    """Add the links that the handler returned, if any, to the state."""
     run.state.nexus_execution.links.extend(links)
     run.changed = True
 
 
 def complete(run: Run, result: common_pb.Payload, links: Iterable[common_pb.Link]) -> None:
-    """Complete the operation with its result."""
+    """Complete the operation with its result, and close the run."""
     execution = run.state.nexus_execution
     execution.links.extend(links)
     execution.result.CopyFrom(result)
@@ -105,7 +105,7 @@ def fail(run: Run, operation: NexusOperation, cause: failure_pb.Failure) -> None
 
 
 def time_out(run: Run, operation: NexusOperation, cause: failure_pb.Failure, *, by_attempt: bool) -> None:
-    """Close the operation as timed out."""
+    """Close the run as timed out. `by_attempt` says whether an attempt or a deadline ended it."""
     _note_failure(run, operation, cause, by_attempt=by_attempt)
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT)
     event.workflow_execution_timed_out_event_attributes.retry_state = wf_enums.RETRY_STATE_TIMEOUT

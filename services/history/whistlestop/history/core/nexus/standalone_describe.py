@@ -69,7 +69,7 @@ def info(
 
 
 def is_open(state: MutableState) -> bool:
-    """Return whether the operation is open."""
+    """Return whether the operation is open: has not been closed in any way."""
     return state.close_ns == 0
 
 

@@ -106,7 +106,7 @@ def _read(payload: common_pb.Payload, message: Message) -> None:
 
 
 def result(answer: Message) -> common_pb.Payload:
-    """Return the answer as the operation's result."""
+    """Return the answer as the operation's result: a payload with the encoding binary/protobuf."""
     return common_pb.Payload(
         metadata={
             "encoding": b"binary/protobuf",

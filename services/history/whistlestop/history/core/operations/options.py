@@ -157,7 +157,7 @@ def _bad_mask(reason: str) -> ServiceError:
 
 
 def of_run(run: Run) -> workflow_pb.WorkflowExecutionOptions:
-    """Return the run's current options."""
+    """Return the run's current options; those that were never set are absent."""
     state = run.state
     options = workflow_pb.WorkflowExecutionOptions()
     if state.versioning_info.HasField("versioning_override"):

@@ -73,7 +73,7 @@ def from_workflow(
     initiated_event_id: int,
     sender: Run,
 ) -> None:
-    """Receive the signal of another run."""
+    """Receive the signal of another run (`sender`), named by its initiated event. Raise ServiceError."""
     receive(
         run,
         name=attributes.signal_name,
@@ -167,7 +167,7 @@ def record(
     links: Iterable[common_pb.Link] = (),
     sender: common_pb.WorkflowExecution | None = None,
 ) -> None:
-    """Write the event."""
+    """Write the event of a received signal; input and header are absent when None."""
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
     a = event.workflow_execution_signaled_event_attributes
     a.signal_name = name

@@ -48,7 +48,7 @@ def _takes_commands(activity: Activity) -> bool:
 
 
 def write_requests(run: Run) -> None:
-    """Add a transfer task for each control queue."""
+    """Add a transfer task for each worker's control queue; none without activities to cancel."""
     for queue, waiting in run.activities_to_cancel.items():
         data = TransferData(
             control_task_queue=queue, cancel_activity_tokens=waiting.values(), request_id=run.ids.uuid()

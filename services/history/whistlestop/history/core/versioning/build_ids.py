@@ -125,14 +125,17 @@ def note_activity_started(run: Run, activity: Activity, build_id: str) -> None:
 
 
 def activity_stamp(activity: Activity, given: WorkerVersionStamp | None) -> WorkerVersionStamp | None:
-    """Return the stamp for the late started event: the worker's own, or one with the build id of the dispatch."""
+    """Return the stamp for the late started event: the worker's own, or one with the build id of the dispatch.
+
+    None if there is neither.
+    """
     if given is None and activity.last_build_id:
         return WorkerVersionStamp(build_id=activity.last_build_id, use_versioning=True)
     return given
 
 
 def own_stamp(state: MutableState, stamp: WorkerVersionStamp | None) -> WorkerVersionStamp | None:
-    """Return the stamp that started events record; those of workers of a set only appear in completed events."""
+    """Return the stamp that started events record. Return None for a worker of a set, which completed events name."""
     return None if stamped(stamp) and not state.assigned_build_id else stamp
 
 

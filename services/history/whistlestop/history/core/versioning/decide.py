@@ -48,7 +48,10 @@ _ACTIVITY = int(queue_enums.TASK_QUEUE_TYPE_ACTIVITY)
 
 
 def routed(run: Run) -> tuple[Version | None, int]:
-    """Return the version to which workflow tasks of an unpinned run are routed, and the routing's revision."""
+    """Return the version to which workflow tasks of an unpinned run are routed, and the routing's revision.
+
+    The version is None for unversioned workers, or without routing.
+    """
     return _routed(run.state, run.deployments, run.state.task_queue, _WORKFLOW)
 
 

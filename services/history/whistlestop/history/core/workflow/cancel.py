@@ -72,7 +72,7 @@ def from_workflow(
     initiated_event_id: int,
     sender: Run,
 ) -> None:
-    """Record the request of another run."""
+    """Record the cancellation request of another run (`sender`). Raise ServiceError."""
     request(
         run,
         cause=attributes.reason,

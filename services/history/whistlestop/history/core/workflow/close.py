@@ -51,7 +51,10 @@ def check_all_seen(completion: Completion) -> None:
 
 
 def complete(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """Handle the command CompleteWorkflowExecution. Raise BadCommand."""
+    """Handle the command CompleteWorkflowExecution. Return the closing event, or None if the run is closed.
+
+    Raise BadCommand.
+    """
     check_all_seen(completion)
     run = completion.run
     attributes = command.complete_workflow_execution_command_attributes
@@ -74,7 +77,10 @@ def complete(completion: Completion, command: command_pb.Command) -> history_pb.
 
 
 def fail(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """Handle the command FailWorkflowExecution. Raise BadCommand."""
+    """Handle the command FailWorkflowExecution. Return the closing event, or None if the run is closed.
+
+    Raise BadCommand.
+    """
     check_all_seen(completion)
     run = completion.run
     attributes = command.fail_workflow_execution_command_attributes
@@ -98,7 +104,10 @@ def fail(completion: Completion, command: command_pb.Command) -> history_pb.Hist
 
 
 def cancel(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """Handle the command CancelWorkflowExecution. Raise BadCommand."""
+    """Handle the command CancelWorkflowExecution. Return the closing event, or None if the run is closed.
+
+    Raise BadCommand.
+    """
     check_all_seen(completion)
     run = completion.run
     attributes = command.cancel_workflow_execution_command_attributes

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 def continue_as_new(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
-    """Handle the command ContinueAsNewWorkflowExecution. Raise BadCommand."""
+    """Handle the command ContinueAsNewWorkflowExecution. Raise BadCommand.
+
+    Return the closing event, or None if the run is closed.
+    """
     close.check_all_seen(completion)
     run = completion.run
     attributes = command.continue_as_new_workflow_execution_command_attributes

@@ -201,7 +201,7 @@ def _history_size_info(run: Run) -> list[int]:
 
 
 def start(run: Run, *, request_id: str, identity: str, stamp: common_pb.WorkerVersionStamp | None = None) -> None:
-    """Record that a worker takes the pending task."""
+    """Record that a worker takes the pending task, which must exist."""
     state = run.state
     task = state.workflow_task
     if request_id != INLINE_REQUEST_ID:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fill_pending_task(pending: workflow_pb.PendingWorkflowTaskInfo, state: MutableState) -> None:
-    """Fill the description of the workflow task that is scheduled or started."""
+    """Fill the description of the workflow task that is scheduled or started; the caller checks that one is."""
     task = state.workflow_task
     pending.state = wf_enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
     set_timestamp(pending.scheduled_time, task.scheduled_ns)

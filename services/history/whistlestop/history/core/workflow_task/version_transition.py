@@ -33,7 +33,10 @@ class Standing(NamedTuple):
 
 
 def standing(state: MutableState) -> Standing:
-    """Return the run's current version: the one it is moving to, its override's, or its own."""
+    """Return the run's current version: the one it is moving to, its override's, or its own.
+
+    Without any of them, the version is None.
+    """
     if state.versioning_info.HasField("version_transition"):
         return Standing(versioning_state.own_version(state), wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE, moving=True)
     version = versioning_state.pinned_version(state) or versioning_state.own_version(state)
