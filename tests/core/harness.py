@@ -29,6 +29,7 @@ from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.finish import finish
 from whistlestop.history.core.limits import Limits
+from whistlestop.history.core.nexus.machine import TRANSITIONS, State, state_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import SECOND_NS, set_duration
 from whistlestop.history.core.transition.apply import apply_event
@@ -262,6 +263,7 @@ class World:
         assert (stored.version if stored else 0) == write.expected_version
         if stored is None:
             stored = self.stored[write.key.run_id] = Stored(write.key, b"", 0)
+        check_operations(stored.state, write)
         stored.state = write.state
         stored.version += 1
         for batch in write.history:
@@ -350,6 +352,23 @@ _CHANGEABLE_ACTIVITY_FIELDS = (
     "priority",
 )
 """UpdateActivityOptions changes them, and history does not say so."""
+
+
+def check_operations(before: bytes, write: ExecutionWrite) -> None:
+    """Fail if a Nexus operation came into a state that the table does not allow, by one transition or several."""
+    old, new = MutableState.FromString(before), MutableState.FromString(write.state)
+    for event_id, operation in new.nexus_operations.items():
+        known = old.nexus_operations.get(event_id)
+        was = state_of(known) if known is not None else State.SCHEDULED
+        assert state_of(operation) in reachable(was), f"{was} became {state_of(operation)}: {operation}"
+
+
+def reachable(state: State) -> set[State]:
+    """The states that follow one another from `state` on, itself included."""
+    found = {state}
+    while more := {following for (at, _), following in TRANSITIONS.items() if at in found} - found:
+        found |= more
+    return found
 
 
 def check_rebuilt(stored: Stored) -> None:

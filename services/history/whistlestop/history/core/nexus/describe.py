@@ -7,10 +7,23 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
+from whistlestop.history.core.nexus.machine import State, cancellation_of, state_of
 from whistlestop.history.core.times import set_duration, set_timestamp
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import NexusAttempt, NexusOperation
+
+
+_PENDING = {
+    State.SCHEDULED: common_enums.PENDING_NEXUS_OPERATION_STATE_SCHEDULED,
+    State.BACKING_OFF: common_enums.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF,
+    State.STARTED: common_enums.PENDING_NEXUS_OPERATION_STATE_STARTED,
+}
+
+
+def pending_state(operation: NexusOperation) -> common_enums.PendingNexusOperationState.ValueType:
+    """Return the state of a pending operation as Temporal shows it."""
+    return _PENDING[state_of(operation)]
 
 
 def pending_operation(operation: NexusOperation) -> workflow_pb.PendingNexusOperationInfo:
@@ -23,17 +36,13 @@ def pending_operation(operation: NexusOperation) -> workflow_pb.PendingNexusOper
         operation_token=operation.operation_token,
         scheduled_event_id=operation.scheduled_event_id,
         attempt=operation.start.attempt,
-        state=common_enums.PENDING_NEXUS_OPERATION_STATE_SCHEDULED,
+        state=pending_state(operation),
     )
     set_timestamp(info.scheduled_time, operation.scheduled_ns)
     for name in ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout"):
         timeout_ns = getattr(operation, f"{name}_ns")
         if timeout_ns:
             set_duration(getattr(info, name), timeout_ns)
-    if operation.started_ns:
-        info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_STARTED
-    elif operation.start.next_attempt_ns:
-        info.state = common_enums.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF
     _fill_attempt(info, operation.start)
     if operation.cancel_requested_event_id:
         _fill_cancellation(info.cancellation_info, operation)
@@ -58,11 +67,5 @@ def _fill_cancellation(info: workflow_pb.NexusOperationCancellationInfo, operati
         return
     set_timestamp(info.requested_time, operation.cancel_requested_ns)
     attempt = operation.cancel
-    info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
-    if attempt.failed:
-        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
-    elif attempt.over:
-        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
-    elif attempt.next_attempt_ns:
-        info.state = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
+    info.state = cancellation_of(attempt)
     _fill_attempt(info, attempt)

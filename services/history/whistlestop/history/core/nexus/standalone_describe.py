@@ -10,12 +10,14 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
 from whistlestop.history.core.nexus import standalone as nexus_execution
+from whistlestop.history.core.nexus.describe import pending_state
+from whistlestop.history.core.nexus.machine import cancellation_of
 from whistlestop.history.core.times import set_duration, set_timestamp
 
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.history.core.state_pb2 import MutableState, NexusAttempt, NexusOperation
+    from whistlestop.history.core.state_pb2 import MutableState, NexusOperation
 
 _HIDDEN = frozenset({
     "TemporalNamespaceDivision", nexus_execution.SERVICE_ATTRIBUTE, nexus_execution.REQUEST_ATTRIBUTE,
@@ -40,7 +42,7 @@ def info(
         service=operation.service,
         operation=operation.operation,
         status=timed_out if state.status == _TIMED_OUT else state.status,  # type: ignore[arg-type]  # same numbers
-        state=_state(operation) if is_open(state) else common_enums.PENDING_NEXUS_OPERATION_STATE_UNSPECIFIED,
+        state=pending_state(operation) if is_open(state) else common_enums.PENDING_NEXUS_OPERATION_STATE_UNSPECIFIED,
         attempt=_attempt(state, operation),
         request_id=operation.request_id,
         operation_token=operation.operation_token,
@@ -89,14 +91,6 @@ def _fill_times(
         set_timestamp(description.next_attempt_schedule_time, operation.start.next_attempt_ns)
 
 
-def _state(operation: NexusOperation) -> common_enums.PendingNexusOperationState.ValueType:
-    if operation.started_ns:
-        return common_enums.PENDING_NEXUS_OPERATION_STATE_STARTED
-    if operation.start.next_attempt_ns:
-        return common_enums.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF
-    return common_enums.PENDING_NEXUS_OPERATION_STATE_SCHEDULED
-
-
 def _attempt(state: MutableState, operation: NexusOperation) -> int:
     """Return the number of the current attempt, while the operation itself counts finished ones."""
     attempt = operation.start
@@ -115,7 +109,7 @@ def _fill_cancellation(
     description.reason = execution.cancel_reason
     description.attempt = attempt.attempt
     if operation.started_ns:
-        description.state = _cancel_state(attempt)
+        description.state = cancellation_of(attempt)
         if not attempt.over and not attempt.next_attempt_ns:
             description.attempt += 1
     if attempt.last_complete_ns:
@@ -124,13 +118,3 @@ def _fill_cancellation(
         description.last_attempt_failure.CopyFrom(attempt.last_failure)
     if attempt.next_attempt_ns:
         set_timestamp(description.next_attempt_schedule_time, attempt.next_attempt_ns)
-
-
-def _cancel_state(attempt: NexusAttempt) -> common_enums.NexusOperationCancellationState.ValueType:
-    if attempt.failed:
-        return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
-    if attempt.over:
-        return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
-    if attempt.next_attempt_ns:
-        return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
-    return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
