@@ -466,14 +466,12 @@ async def test_a_query_of_a_run_whose_version_is_drained_without_workers_is_refu
     await site.current("2")
     await site.backend.clock.advance(GRACE_S)
     query: dict[str, Any] = {"execution": {"workflow_id": "w"}, "query": {"query_type": "q"}}
-    with pytest.raises(ServiceError) as late:
+    with pytest.raises(ServiceError, match="no poller seen for task queue recently"):
         await site.within(30, site.call("QueryWorkflow", **query))  # its pollers are shown for five minutes
-    assert late.value.code is Code.DEADLINE_EXCEEDED
     await site.backend.clock.advance(300)
     with pytest.raises(ServiceError, match="PINNED to Worker Deployment Version 1, but 1 is drained") as refused:
         await site.call("QueryWorkflow", **query)
     assert refused.value.code is Code.FAILED_PRECONDITION
     await site.current("1")
-    with pytest.raises(ServiceError) as late:
+    with pytest.raises(ServiceError, match="no poller seen for task queue recently"):
         await site.within(30, site.call("QueryWorkflow", **query))
-    assert late.value.code is Code.DEADLINE_EXCEEDED

@@ -13,10 +13,12 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.isolation.backend import Backend, at, chain, field, varint
 from tests.support.waiting import eventually
+from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest, RerouteTasksResponse
 from whistlestop.history.core.state_pb2 import Activity, MutableState
 from whistlestop.storage.records import (
     SLOTS,
@@ -342,6 +344,14 @@ async def test_a_queue_goes_on_behind_tasks_that_cannot_be_started(backend: Back
 
     await eventually(is_empty)
     assert "tasks" in await problems(backend.store)
+
+
+async def test_a_nexus_task_that_cannot_be_read_stops_no_rerouting(backend: Backend) -> None:
+    key = TaskKey(backend.namespace_id, "q", 3, 3, 1)
+    await backend.store.put_tasks([MatchingTask(key, "w", "r", 5, 1, 0, data=JUNK)])
+    request = RerouteTasksRequest(queues=[RerouteTasksRequest.Queue(name="q", task_type=3)])
+    reply = await backend.history.call("RerouteTasks", request, CallContext(namespace_id=backend.namespace_id))
+    assert decoded(reply, RerouteTasksResponse) == RerouteTasksResponse(moved=0)
 
 
 @pytest.mark.parametrize("can_long_poll", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from google.protobuf.message import DecodeError
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 
 from whistlestop.common.errors import Code, ServiceError
@@ -86,7 +87,10 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
 
     namespace_id = task.key.namespace_id
     if task.key.task_type == nexus_routing.TASK_TYPE:
-        namespace_id = nexus_routing.caller_namespace(task)
+        try:
+            namespace_id = nexus_routing.caller_namespace(task)
+        except DecodeError:
+            return False  # the next poll sets it aside
     try:
         _, moved = await service.engine.transact(namespace_id, task.workflow_id, task.run_id, decide)
     except ServiceError as error:
