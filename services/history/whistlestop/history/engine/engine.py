@@ -37,6 +37,7 @@ from whistlestop.history.engine import pinning
 from whistlestop.history.engine.indexed_batches import IndexedBatches
 from whistlestop.history.nexus.circuit_breakers import CircuitBreakers
 from whistlestop.history.transfers import push
+from whistlestop.net.tasks.background import Background
 from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict
@@ -165,7 +166,7 @@ class Engine:
         self._warn = ThrottledWarnings(log, clock)
         self.aside = SetAside(store, clock)
         """Rows that could not be processed."""
-        self._forgetting: set[asyncio.Task[None]] = set()
+        self._forgetting = Background(log, "the note of a repaired state could not be deleted")
         self._changes = 0
         """Incremented by whatever makes a read in progress out of date: its result must not enter the cache."""
 
@@ -482,9 +483,7 @@ class Engine:
 
     def _mended(self, key: ExecutionKey) -> None:
         """Remove the note about a damaged state that was rewritten."""
-        task = asyncio.ensure_future(self.aside.forget("executions", (key.namespace_id, key.workflow_id, key.run_id)))
-        self._forgetting.add(task)
-        task.add_done_callback(self._forgetting.discard)
+        self._forgetting.spawn(self.aside.forget("executions", (key.namespace_id, key.workflow_id, key.run_id)))
 
     def _committed(self, run: Run, write: ExecutionWrite) -> None:
         """Cache the new state after a commit, and notify waiters."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.net import aws
+from whistlestop.net.tasks.background import Background
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +43,7 @@ class WorkerNotifications:
         self._sqs = sqs
         self._next: set[str] = set()
         """Queues with a message that has not been sent yet: it covers everything until then."""
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = Background(_log, "a message to a worker could not be sent")
         self._gone_ns: dict[str, int] = {}
         self.sent = 0
 
@@ -53,14 +54,11 @@ class WorkerNotifications:
             if name in self._next or self._gone_ns.get(name, 0) > now_ns:
                 continue
             self._next.add(name)
-            task = asyncio.get_running_loop().create_task(self._send(name))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            self._sending.spawn(self._send(name))
 
     async def settle(self) -> None:
         """Wait until all messages are sent or given up."""
-        while self._sending:
-            await asyncio.wait(set(self._sending))
+        await self._sending.join()
 
     async def _send(self, name: str) -> None:
         self._next.discard(name)
