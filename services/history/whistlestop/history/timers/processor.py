@@ -11,12 +11,12 @@ and the store is read every minute.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS, wait_toward
+from whistlestop.common.deadline_heap import DeadlineHeap
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core import deadlines
 from whistlestop.history.engine.transient_errors import is_transient
@@ -54,9 +54,8 @@ class TimerProcessor:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._heap: list[tuple[int, int, TimerTask, bool]] = []
-        """Due time, number, row, and whether a commit of this process wrote it (otherwise it was read)."""
-        self._count = 0
+        self._heap: DeadlineHeap[tuple[TimerTask, bool]] = DeadlineHeap()
+        """Rows, and whether a commit of this process wrote them (otherwise they were read)."""
         self._changed = asyncio.Event()
         self._sleeps_until_ns = 0
         self._spans: Sequence[tuple[int, int]] = EVERYTHING
@@ -107,9 +106,8 @@ class TimerProcessor:
             await asyncio.gather(task, *self._running, *retries, return_exceptions=True)
 
     def _push(self, timer: TimerTask, *, armed: bool, at_ns: int = 0) -> None:
-        self._count += 1
         deadline_ns = at_ns or timer.fire_at_ns
-        heapq.heappush(self._heap, (deadline_ns, self._count, timer, armed))
+        self._heap.push(deadline_ns, (timer, armed))
         if deadline_ns < self._sleeps_until_ns:
             self._changed.set()
 
@@ -124,8 +122,7 @@ class TimerProcessor:
         # Rows committed during the read may be missing from its result, so they are added as they come.
         horizon_ns = self._horizon_ns = now_ns + HORIZON_NS
         self._reread = False
-        self._heap = [entry for entry in self._heap if entry[3] and not self._is_ours(entry[2])]
-        heapq.heapify(self._heap)
+        self._heap.keep(lambda entry: entry[1] and not self._is_ours(entry[0]))
         found: list[TimerTask] = []
         for first, following in self._spans:
             rows = await self._engine.store.next_timers(first, following, 0, PAGE)
@@ -141,15 +138,15 @@ class TimerProcessor:
         clock = self._engine.clock
         while True:
             now_ns = clock.now_ns()
-            while self._heap and self._heap[0][0] <= now_ns:
-                _, _, timer, armed = heapq.heappop(self._heap)
+            for timer, armed in self._heap.pop_expired(now_ns):
                 if not (armed and self._is_superseded(timer)):
                     await self._spawn(timer)
             if self._reread or now_ns >= self._horizon_ns or self._is_stale():
                 # Rows must not be read again while they are being fired.
                 await asyncio.gather(*self._running, return_exceptions=True)
                 return
-            next_ns = min(self._heap[0][0], self._horizon_ns) if self._heap else self._horizon_ns
+            earliest_ns = self._heap.next_ns
+            next_ns = self._horizon_ns if earliest_ns is None else min(earliest_ns, self._horizon_ns)
             self._changed.clear()
             self._sleeps_until_ns = next_ns
             await wait_toward(clock, next_ns, self._changed.wait())
