@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.deadline_queue import DeadlineQueue
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.queues import Queues
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from whistlestop.matching.timer_scan import TimerScan
     from whistlestop.matching.versions import Versions
     from whistlestop.matching.workers import Workers
+    from whistlestop.net.tasks.deadline_queue import DeadlineQueue
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
     from whistlestop.storage.set_aside import SetAside

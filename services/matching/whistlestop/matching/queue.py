@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.deadline_queue import Deadline, DeadlineQueue
+    from whistlestop.net.tasks.deadline_queue import Deadline, DeadlineQueue
     from whistlestop.storage.records import MatchingTask
 
     PollRequest: TypeAlias = (

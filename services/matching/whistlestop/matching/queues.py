@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.deadline_queue import DeadlineQueue
     from whistlestop.matching.dispatch_order import FairOrder
     from whistlestop.matching.queue import QueueKey
     from whistlestop.net.tasks.background import Background
+    from whistlestop.net.tasks.deadline_queue import DeadlineQueue
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 

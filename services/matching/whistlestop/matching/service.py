@@ -19,7 +19,6 @@ from whistlestop.common.errors import ServiceError, data_loss, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.matching.backlog_probes import BacklogProbes
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.deadline_queue import DeadlineQueue
 from whistlestop.matching.describe import Descriptions
 from whistlestop.matching.offers import tasks_of
 from whistlestop.matching.pollers import PollerRows
@@ -32,6 +31,7 @@ from whistlestop.matching.versions import Versions
 from whistlestop.matching.worker_rows import WorkerRows
 from whistlestop.matching.workers import Workers, count_workers, describe_worker, list_workers
 from whistlestop.net.tasks.background import Background
+from whistlestop.net.tasks.deadline_queue import DeadlineQueue
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error

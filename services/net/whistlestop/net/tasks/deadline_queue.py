@@ -1,4 +1,4 @@
-"""One deadline queue for everything in matching that waits for a time.
+"""One deadline queue for everything of a service that waits for a time.
 
 A waiting poll needs a deadline, and tens of thousands may wait: a coroutine for each would cost more than the polls.
 Here a deadline is an entry in a heap, and one task sleeps until the earliest. Cancelling only marks the entry; the heap
