@@ -8,11 +8,10 @@ is rebuilt when most of it is marked. The task exists only while a deadline is s
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.deadline_heap import DeadlineHeap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +35,7 @@ class DeadlineQueue:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._heap: list[tuple[int, int, Deadline]] = []
-        self._order = itertools.count()
+        self._heap: DeadlineHeap[Deadline] = DeadlineHeap()
         self._cancelled = 0
         self._task: asyncio.Task[None] | None = None
         self._sleeps_until_ns = 0
@@ -51,12 +49,12 @@ class DeadlineQueue:
         deadline = Deadline(action)
         if self._closed:
             return deadline
-        heapq.heappush(self._heap, (when_ns, next(self._order), deadline))
+        self._heap.push(when_ns, deadline)
         if self._task is None or self._task.done():
-            self._start()
+            self._start(when_ns)
         elif when_ns < self._sleeps_until_ns:
             self._task.cancel()
-            self._start()
+            self._start(when_ns)
         return deadline
 
     def cancel(self, deadline: Deadline) -> None:
@@ -66,8 +64,7 @@ class DeadlineQueue:
         deadline.action = None
         self._cancelled += 1
         if self._cancelled > _COMPACT_FROM and self._cancelled * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].action is not None]
-            heapq.heapify(self._heap)
+            self._heap.keep(lambda each: each.action is not None)
             self._cancelled = 0
 
     def close(self) -> None:
@@ -79,21 +76,20 @@ class DeadlineQueue:
             self._task.cancel()
             self._task = None
 
-    def _start(self) -> None:
-        self._sleeps_until_ns = self._heap[0][0]
+    def _start(self, until_ns: int) -> None:
+        self._sleeps_until_ns = until_ns
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        while self._heap:
-            self._sleeps_until_ns = self._heap[0][0]
-            delay_ns = self._sleeps_until_ns - self._clock.steady_ns()
+        while (next_ns := self._heap.next_ns) is not None:
+            self._sleeps_until_ns = next_ns
+            delay_ns = next_ns - self._clock.steady_ns()
             if delay_ns > 0:
                 await self._clock.sleep(delay_ns / SECOND_NS)
             self._run_expired(self._clock.steady_ns())
 
     def _run_expired(self, now_ns: int) -> None:
-        while self._heap and self._heap[0][0] <= now_ns:
-            deadline = heapq.heappop(self._heap)[2]
+        for deadline in self._heap.pop_expired(now_ns):
             action = deadline.action
             if action is None:
                 self._cancelled -= 1
