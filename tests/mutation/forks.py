@@ -331,6 +331,7 @@ def main() -> int:
 
     folder, suites = sys.argv[2], sys.argv[3:]
     imported = coverage.Coverage(data_file=None, config_file=False, source=[str(COPY / folder)])
+    imported.set_option("run:disable_warnings", ["no-data-collected"])
     imported.start()
     arguments = ["-v", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout", "60", *suites]
     return int(pytest.main(arguments, plugins=[ForkServer(connection, imported)]))

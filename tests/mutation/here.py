@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVarTuple
 
 from tests.parity import servers
+from whistlestop.server import process
 from whistlestop.server.cli import serve
 from whistlestop.server.cli.app import run
 
@@ -47,6 +48,7 @@ async def _running(arguments: list[str], port: int) -> AsyncIterator[str]:
 
 
 def serve_here() -> None:
-    """From now on start our servers in threads of this process."""
+    """From now on start our servers in threads of this process, which has read all that they run."""
+    assert process.Server
     servers._running = _running
     serve._loop_factory = lambda: _Loop

@@ -171,7 +171,7 @@ class Backend:
         self.wanted = processes
         self.processes: list[Process] = []
         self._ending: dict[asyncio.Task[Any], None] = {}
-        self.crashes = 0
+        self.crashes_ns: list[int] = []
         self.set_clocks = [0]
         """By how much wall clocks of processes were ahead of the world's at any time."""
         self.namespace_id = ""
@@ -260,7 +260,7 @@ class Backend:
         """The process is gone: nothing of it reaches the store any more, and its callers lose their connections."""
         if process.dead or self.weather.calm:
             return
-        self.crashes += 1
+        self.crashes_ns.append(self._time_ns())
         self.note("crash")
         process.store.dead = True
         for call in list(process.calls):

@@ -58,7 +58,7 @@ def run(
                 "updates": len(seen.updates),
                 "activities": len(seen.activities),
                 "queries": seen.queries,
-                "crashes": simulation.backend.crashes,
+                "crashes": len(simulation.backend.crashes_ns),
                 "faults": len(simulation.backend.weather.struck),
                 "calls and commits checked": simulation.backend.log.checked,
                 "ms CPU": round((time.process_time() - cpu) * 1000),

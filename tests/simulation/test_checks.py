@@ -235,3 +235,19 @@ def test_the_outcome_of_an_update_matches_the_callers_answer() -> None:
     ):
         with pytest.raises(AssertionError, match=message):
             checks.check_update(update_events(accepted=accepted, outcome=stored), "u", told)
+
+
+def test_a_timer_may_be_late_for_kills_that_follow_one_another() -> None:
+    """Each kill within the time of two sweeps may have met the process that was about to fire it, and no other."""
+    second = checks.SECOND_NS
+    started = history_pb.HistoryEvent(event_id=5)
+    started.timer_started_event_attributes.start_to_fire_timeout.FromSeconds(10)
+    fired = history_pb.HistoryEvent(event_id=9)
+    fired.timer_fired_event_attributes.started_event_id = 5
+    fired.event_time.FromSeconds(300)
+    events = [started, fired]
+    checks.check_timers(events, "run", 0, [5 * second, 100 * second, 200 * second])
+    for crashes in ([], [100 * second], [170 * second, 200 * second], [100 * second, 301 * second]):
+        with pytest.raises(AssertionError, match="late"):
+            checks.check_timers(events, "run", 0, crashes)
+    checks.check_timers(events, "run", 170 * second)

@@ -218,7 +218,7 @@ class Simulation:
         assert not findings, f"{findings}"
         apart_ns = max(self.backend.set_clocks) - min(self.backend.set_clocks)
         for (_, run_id), events in histories.items():
-            checks.check_timers(events, run_id, apart_ns)
+            checks.check_timers(events, run_id, apart_ns, self.backend.crashes_ns)
         for key in self.seen.started:
             assert key in histories, f"the started workflow {key} is not there"
         self.backend.log.check()
