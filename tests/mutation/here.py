@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVarTuple
@@ -49,6 +50,6 @@ async def _running(arguments: list[str], port: int) -> AsyncIterator[str]:
 
 def serve_here() -> None:
     """From now on start our servers in threads of this process, which has read all that they run."""
-    assert process.Server
+    assert process in sys.modules.values()
     servers._running = _running
     serve._loop_factory = lambda: _Loop

@@ -19,6 +19,7 @@ from tests.simulation.loop import simulate
 from tests.simulation.plan import Plan
 from tests.simulation.programs import encode
 from tests.simulation.world import Simulation
+from whistlestop.common.clock import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -239,7 +240,7 @@ def test_the_outcome_of_an_update_matches_the_callers_answer() -> None:
 
 def test_a_timer_may_be_late_for_kills_that_follow_one_another() -> None:
     """Each kill within the time of two sweeps may have met the process that was about to fire it, and no other."""
-    second = checks.SECOND_NS
+    second = SECOND_NS
     started = history_pb.HistoryEvent(event_id=5)
     started.timer_started_event_attributes.start_to_fire_timeout.FromSeconds(10)
     fired = history_pb.HistoryEvent(event_id=9)
