@@ -13,6 +13,9 @@ VALUE_LIMIT = 1 << 20
 """Maximum bytes of one column value (Aurora DSQL). Longer states, history batches, transfer tasks, queries and memos
 are split into chunks."""
 
+TIMER_LIMIT = 1 << 10
+"""Maximum bytes of a timer's data, which is part of an index."""
+
 CHUNKED_LIMIT = 64 << 20
 """Maximum bytes of one chunked value. Temporal's own limits on histories and states are much lower."""
 
@@ -40,7 +43,7 @@ def _check_write(write: ExecutionWrite) -> None:
     for timer in (write.timer, write.retention_timer):
         if timer is not None:
             texts.append(timer.key.workflow_id)
-            check_value("timer", len(timer.data))
+            check_value("timer", len(timer.data), TIMER_LIMIT)
     for transfer_task in write.transfer_tasks_added:
         texts.append(transfer_task.key.workflow_id)
         check_chunked("transfer task", len(transfer_task.data))
@@ -66,10 +69,10 @@ def check_visibility(row: VisibilityRow) -> None:
     check_chunked("memo", len(row.memo))
 
 
-def check_value(what: str, size: int) -> None:
+def check_value(what: str, size: int, most: int = VALUE_LIMIT) -> None:
     """Raise TooLarge when a value of `size` bytes does not fit a column."""
-    if size > VALUE_LIMIT:
-        raise TooLarge(f"{what}: {size} bytes; one value may have {VALUE_LIMIT}")
+    if size > most:
+        raise TooLarge(f"{what}: {size} bytes; one value may have {most}")
 
 
 def check_chunked(what: str, size: int) -> None:

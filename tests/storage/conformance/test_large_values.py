@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,20 +13,27 @@ from tests.storage.factories import (
     START_NS,
     commit,
     history,
+    message,
+    namespace,
     query,
+    queue_record,
     run_key,
     start,
     step,
     stored,
     task,
+    timer,
     transfer,
     visibility,
 )
 from whistlestop.storage.errors import TooLarge, VersionConflict
-from whistlestop.storage.records import HistoryBatch
+from whistlestop.storage.limits import TIMER_LIMIT, VALUE_LIMIT
+from whistlestop.storage.records import HistoryBatch, NexusEndpointRecord
 from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from whistlestop.storage.interface import Store
 
 
@@ -113,3 +121,67 @@ async def test_values_that_cannot_be_chunked_are_refused_and_nothing_is_written(
     with pytest.raises(TooLarge):
         await commit(store, start(tasks_added=(task(1, data=_long()),)))
     assert await store.list_executions(None, 10) == []
+
+
+async def _create_namespace(store: Store, data: bytes) -> None:
+    await store.create_namespace(namespace(data=data))
+
+
+async def _update_namespace(store: Store, data: bytes) -> None:
+    if await store.get_namespace(name="default") is None:
+        await store.create_namespace(namespace())
+    known = await store.get_namespace(name="default")
+    assert known is not None
+    await store.update_namespace(replace(known, data=data))
+
+
+async def _create_endpoint(store: Store, data: bytes) -> None:
+    await store.create_nexus_endpoint(NexusEndpointRecord("id-1", "orders", data, 0))
+
+
+async def _update_endpoint(store: Store, data: bytes) -> None:
+    if await store.get_nexus_endpoint(name="orders") is None:
+        await _create_endpoint(store, b"")
+    known = await store.get_nexus_endpoint(name="orders")
+    assert known is not None
+    await store.update_nexus_endpoint(replace(known, data=data))
+
+
+async def _put_tasks(store: Store, data: bytes) -> None:
+    await store.put_tasks([task(1), task(2, data=data)])
+
+
+async def _put_task_queue(store: Store, data: bytes) -> None:
+    await store.put_task_queue(queue_record(data=data), 0)
+
+
+async def _put_timer(store: Store, data: bytes) -> None:
+    await store.put_timer(replace(timer(START_NS), data=data))
+
+
+async def _commit_timer(store: Store, data: bytes) -> None:
+    await commit(store, start(timer=replace(timer(START_NS), data=data)))
+
+
+async def _enqueue(store: Store, data: bytes) -> None:
+    await store.enqueue(replace(message(1), data=data))
+
+
+@pytest.mark.parametrize(
+    ("write", "most"),
+    [
+        *((write, VALUE_LIMIT) for write in (
+            _create_namespace, _update_namespace, _create_endpoint, _update_endpoint, _put_tasks, _put_task_queue, _enqueue,
+        )),
+        *((write, TIMER_LIMIT) for write in (_put_timer, _commit_timer)),
+    ],
+)  # fmt: skip
+async def test_each_write_takes_what_a_column_holds_and_no_byte_more(
+    store: Store, write: Callable[[Store, bytes], Awaitable[None]], most: int
+) -> None:
+    """A timer's data is part of an index, of which Postgres takes 2.7 kB."""
+    with pytest.raises(TooLarge):
+        await write(store, bytes(most + 1))
+    assert await store.list_executions(None, 10) == []
+    # No bytes that a store could compress.
+    await write(store, random.Random(1).randbytes(most))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.storage.limits import check_value
+from whistlestop.storage.limits import TIMER_LIMIT, check_value
 from whistlestop.storage.postgres.base import PostgresBase
 from whistlestop.storage.postgres.connection import CHUNK_BYTES
 from whistlestop.storage.postgres.transition import SET_TIMER, TIMER, timer_row, transfer_task_owner
@@ -61,7 +61,7 @@ class PostgresTimers(PostgresBase):
 
     async def put_timer(self, timer: TimerTask) -> None:
         """Write the row, replacing the one of the same run and kind."""
-        check_value("timer", len(timer.data))
+        check_value("timer", len(timer.data), TIMER_LIMIT)
         await self._run(_PUT_TIMER, timer_row(timer))
 
     async def delete_timer(self, timer: TimerTask) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whistlestop.storage.limits import check_value
+from whistlestop.storage.limits import TIMER_LIMIT, check_value
 from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
 from whistlestop.storage.sqlite.base import SqliteBase
 from whistlestop.storage.sqlite.transition import DELETE_TRANSFER_TASK, PUT_TIMER, timer_row
@@ -55,7 +55,7 @@ class SqliteTimers(SqliteBase):
 
     async def put_timer(self, timer: TimerTask) -> None:
         """Write the row, replacing the one of the same run and kind."""
-        check_value("timer", len(timer.data))
+        check_value("timer", len(timer.data), TIMER_LIMIT)
         await self._run(PUT_TIMER, timer_row(timer))
 
     async def delete_timer(self, timer: TimerTask) -> None:
