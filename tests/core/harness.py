@@ -392,6 +392,7 @@ def check_rebuilt(stored: Stored) -> None:
         apply_event(rebuilt, event, 0)
     expected, actual = carried(state, state), carried(rebuilt, state)
     assert actual == expected, (
+        "A field that history does not carry belongs to _VOLATILE; any other is written by an applier only.\n"
         f"rebuilt:\n{text_format.MessageToString(actual)}\nstored:\n{text_format.MessageToString(expected)}"
     )
 

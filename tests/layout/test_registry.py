@@ -10,9 +10,11 @@ import pytest
 from temporalio.api.operatorservice.v1 import service_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_pb
 
+from whistlestop.common.proto import worker_pb2
 from whistlestop.frontend import api, registry
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY, Feature, Served
+from whistlestop.history import api as history_api
 
 _SERVICES = [
     workflow_pb.DESCRIPTOR.services_by_name["WorkflowService"],
@@ -24,6 +26,27 @@ def test_every_rpc_of_the_descriptors_is_in_the_registry() -> None:
     """Nothing is missing and nothing is made up."""
     expected = {f"{service.full_name}/{method.name}" for service in _SERVICES for method in service.methods}
     assert expected == set(REGISTRY)
+
+
+def test_every_rpc_of_our_own_is_in_its_registry() -> None:
+    """With the types that its `.proto` file says. A missing one would be answered with UNIMPLEMENTED."""
+    service = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
+    declared = {
+        f"{service.full_name}/{each.name}": (each.input_type.full_name, each.output_type.full_name)
+        for each in service.methods
+    }
+    served = {
+        name: (spec.request_type.DESCRIPTOR.full_name, spec.response_type.DESCRIPTOR.full_name)
+        for name, spec in OWN_REGISTRY.items()
+    }
+    assert served == declared, "the RPCs of worker.proto need an RpcSpec in OWN_REGISTRY of frontend/own_rpcs.py"
+
+
+def test_history_has_a_handler_for_what_it_serves() -> None:
+    """The registry sends a call there, whether it is ours or Temporal's."""
+    served = {spec.method for spec in (REGISTRY | OWN_REGISTRY).values() if spec.served is Served.HISTORY}
+    missing = served - set(history_api.MODULE_OF)
+    assert missing == set(), "add them to a module of history/api and to _METHODS_OF of history/api/__init__.py"
 
 
 def test_no_rpc_is_listed_twice() -> None:
@@ -81,7 +104,8 @@ def test_modules_are_imported_for_all_that_is_in_their_tables() -> None:
         for module, table in _tables(name).items():
             for method in table:
                 expected.setdefault(method, set()).add(module)
-    assert {method: set(modules) for method, modules in api.MODULES_OF.items()} == expected
+    found = {method: set(modules) for method, modules in api.MODULES_OF.items()}
+    assert found == expected, "_METHODS_OF of frontend/api/__init__.py must name each method under each of its modules"
 
 
 @pytest.mark.parametrize("spec", [spec for spec in REGISTRY.values() if spec.served is Served.UNIMPLEMENTED])

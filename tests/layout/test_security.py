@@ -16,7 +16,9 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 def test_the_table_of_roles_is_what_access_control_answers() -> None:
     """`python infra/tools/access.py` would change nothing."""
     tool = ROOT / "infra" / "tools" / "access.py"
-    assert subprocess.run([sys.executable, str(tool), "--check"], check=False).returncode == 0
+    assert subprocess.run([sys.executable, str(tool), "--check"], check=False).returncode == 0, (
+        "the table is outdated: run `python infra/tools/access.py`"
+    )
 
 
 def _attacks() -> list[str]:
