@@ -219,7 +219,7 @@ class QueryStore(Protocol):
     """Store queries and their answers: the asking and the answering call may run on different instances."""
 
     async def put_query(self, query: QueryRecord, task: MatchingTask | None) -> None:
-        """Store the query and, for a direct one, the task that carries it to a worker."""
+        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query)."""
         ...
 
     async def get_query(self, query_id: str) -> QueryRecord | None:

@@ -71,7 +71,7 @@ def read(record: NamespaceRecord) -> namespace_pb.NamespaceData:
 
 
 def parse(record: NamespaceRecord) -> Namespace:
-    """Parse a stored record."""
+    """Parse a stored record. Raise DecodeError when its data is damaged."""
     data = read(record)
     retention = data.config.workflow_execution_retention_ttl
     return Namespace(

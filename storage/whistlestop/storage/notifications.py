@@ -61,5 +61,5 @@ def topics_of(transition: Transition) -> list[str]:
 
 
 def task_topics(tasks: Iterable[MatchingTask]) -> list[str]:
-    """Return the topics of the tasks' queues."""
+    """Return the topic of each task's queue, in the order of the tasks."""
     return [task_queue_topic(task.key.namespace_id, task.key.task_queue, task.key.task_type) for task in tasks]

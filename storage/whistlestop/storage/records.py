@@ -314,7 +314,10 @@ class Backlog:
 
 
 def add_backlog(found: dict[int, Backlog], level: int, count: int, oldest_ns: int | None, limit: int) -> None:
-    """Add the tasks of one level to `found`, under the level's priority and with the counts of its other levels."""
+    """Add the tasks of one level to `found`, under the level's priority and with the counts of its other levels.
+
+    `oldest_ns` is the oldest task's time (since the Unix epoch; None: unknown), and `limit` bounds the count.
+    """
     if not count:
         return
     priority = priority_of(level)

@@ -90,6 +90,7 @@ class InOrder:
             await auth.sign(url, headers, body)
 
     def refused(self, answer: Answer) -> bool:
+        """Return whether any of the methods wants a retry."""
         return any(auth.refused(answer) for auth in self._auths)
 
 

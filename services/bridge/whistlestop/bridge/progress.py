@@ -76,6 +76,7 @@ class Progress:
         self._waiting: dict[asyncio.Event, tuple[str, bool]] = {}
 
     def notify(self, step: Step) -> None:
+        """Wake whoever waits for such a step; nothing happens when nobody does."""
         for event, (workflow_id, only_end) in self._waiting.items():
             if step.workflow_id in ("", workflow_id) and (step.ends or not only_end):
                 event.set()

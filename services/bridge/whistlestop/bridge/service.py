@@ -74,7 +74,10 @@ class Bridge:
         self._closing = False
 
     async def call(self, path: str, data: bytes, headers: Mapping[str, str], deadline_ns: int | None) -> bytes:
-        """Serve a call and return the reply. Raises ServiceError."""
+        """Serve a call and return the reply. Raises ServiceError.
+
+        `deadline_ns` is on the steady clock; None: no deadline.
+        """
         kind = pollers.POLLS.get(path)
         if kind is not None:
             return await self._poll(path, kind, data, headers, deadline_ns)

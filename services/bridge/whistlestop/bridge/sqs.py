@@ -71,6 +71,7 @@ class SqsNotificationQueue:
         self.name = ""
 
     def listen(self, notify: Callable[[], None]) -> None:
+        """Call `notify` for each message, and when the queue gets or loses its name."""
         self._listeners.append(notify)
 
     def start(self) -> None:

@@ -62,7 +62,10 @@ class Target(Protocol):
     async def call(
         self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
     ) -> bytes:
-        """Call an RPC, `/package.Service/Method`, and return the reply. Raises ServiceError."""
+        """Call an RPC, `/package.Service/Method`, and return the reply. Raises ServiceError.
+
+        Without a timeout (None), the target's own limit applies.
+        """
         ...
 
 

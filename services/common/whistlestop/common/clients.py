@@ -39,7 +39,7 @@ class ServiceClient(Protocol):
 
 
 def decoded(reply: Reply, kind: type[Message]) -> Message:
-    """Return the reply as a message of `kind`, parsing it only if it is serialised."""
+    """Return the reply as a message of `kind`, parsing it only if it is serialised. Raise DecodeError."""
     if isinstance(reply, Encoded):
         message = kind()
         message.ParseFromString(reply.data)

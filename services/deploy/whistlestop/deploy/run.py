@@ -75,7 +75,10 @@ class Plan:
 
 
 def plan(settings: Settings, found: Stack | None) -> Plan:
-    """Return the plan. Raises DeployError for what CloudFormation would refuse, or accept although it is a mistake."""
+    """Return the plan; `found` is None for a new stack.
+
+    Raises DeployError for what CloudFormation would refuse, or accept although it is a mistake.
+    """
     made = Plan(settings, found, template.load())
     known: Mapping[str, Mapping[str, Any]] = made.template["Parameters"]
     made.parameters = settings.parameters()

@@ -60,14 +60,20 @@ def check(headers: Mapping[str, str]) -> None:
 
 
 def check_call(headers: Mapping[str, str]) -> None:
-    """Check a gRPC call like `check`. If the client does not name itself, supported servers are not checked either."""
+    """Raise ServiceError for a gRPC call as `check` does.
+
+    If the client does not name itself, supported servers are not checked either.
+    """
     name, version = headers.get(NAME), headers.get(VERSION)
     if name and version and (fault := _fault(name, version, headers.get(SERVERS, ""))) is not None:
         raise fault()
 
 
 def check_nexus(headers: Mapping[str, str]) -> None:
-    """Check a Nexus request over HTTP like `check`. The client is named by `user-agent`, as NAME/vVERSION."""
+    """Raise ServiceError for a Nexus request over HTTP as `check` does.
+
+    The client is named by `user-agent`, as NAME/vVERSION.
+    """
     agent = headers.get(USER_AGENT, "")
     if agent.count("/v") == 1:
         name, _, version = agent.partition("/v")

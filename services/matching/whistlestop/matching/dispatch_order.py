@@ -58,7 +58,7 @@ class RowOrder:
         return (entry[2] for entry in self._heap)
 
     def push(self, task: MatchingTask) -> None:
-        """Add a task that may be dispatched."""
+        """Add a task that may be dispatched; the same task must not be added twice."""
         heapq.heappush(self._heap, (task.key.priority, task.key.task_id, task))
 
     def pop(self) -> MatchingTask:
@@ -151,7 +151,7 @@ class FairOrder:
         return (task for level in self._levels.values() for _, task in level.tasks)
 
     def configure(self, overrides: Mapping[str, float], rate: KeyRate | None) -> None:
-        """Set the weights that override the tasks' own, and the rate limit of keys."""
+        """Set the weights that override the tasks' own, and the rate limit of keys (None: no limit)."""
         if overrides != self._overrides:
             self._overrides = dict(overrides)
             for number, level in self._levels.items():
@@ -169,7 +169,7 @@ class FairOrder:
     # Incoming tasks.
 
     def push(self, task: MatchingTask) -> None:
-        """Add a task that may be dispatched."""
+        """Add a task that may be dispatched; the same task must not be added twice."""
         number = task.key.priority
         level = self._levels.get(number)
         if level is None:

@@ -138,7 +138,7 @@ class PollerRows:
         return [row for row in rows if row.expires_ns <= now_ns + self._known_ns + _SKEW_NS]
 
     async def read_recent(self, key: QueueKey) -> list[PollerRecord]:
-        """Return the rows of the pollers that descriptions show."""
+        """Return the rows of the pollers that descriptions show; empty without any. Raise StorageError."""
         since_ns = self._clock.now_ns() - int(self._config.poller_ttl_s * SECOND_NS)
         return [row for row in await self.read(key) if row.last_access_ns >= since_ns]
 

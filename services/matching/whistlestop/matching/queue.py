@@ -246,7 +246,10 @@ class TaskQueue:
             self._deadlines.call_at(again_ns, lambda: self.dispatch(again_ns))
 
     def end_refill(self, level: int, rows: Sequence[MatchingTask], bound: int | None, now_ns: int) -> None:
-        """Add the next rows of a level that had run out of tasks, and dispatch."""
+        """Add the next rows of a level that had run out of tasks, and dispatch.
+
+        `bound` is the last id read, or None when the store has no more.
+        """
         arrived, finished = self._end_reading()
         fair = self.fair
         if fair is None or level not in fair.short:

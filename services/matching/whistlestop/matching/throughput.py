@@ -21,7 +21,7 @@ class Rate:
         self._at = 0
 
     def add(self, now_ns: int, n: int = 1) -> None:
-        """Count `n` more at this time."""
+        """Count `n` more at `now_ns`, which must not decrease between calls."""
         if now_ns - self._bucket_start_ns >= _BUCKET_NS:
             self._advance(now_ns)
         self._counts[self._at] += n

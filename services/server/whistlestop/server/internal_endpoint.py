@@ -77,7 +77,7 @@ class InternalApi:
         return any(hmac.compare_digest(given, expected) for expected in self._expected)
 
     async def invoke(self, path: str, body: bytes) -> HttpAnswer:
-        """Serve an envelope."""
+        """Serve a JSON envelope. Errors, also of an envelope that is not valid, are in the answer."""
         try:
             envelope = json.loads(body)
         except (ValueError, RecursionError):
@@ -117,7 +117,7 @@ class InternalApi:
 
 
 def internal_app(api: InternalApi) -> App:
-    """Return the ASGI application."""
+    """Return the ASGI application that other services of this server call."""
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

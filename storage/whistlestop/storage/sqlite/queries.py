@@ -33,7 +33,7 @@ class SqliteQueries(SqliteBase):
     """See whistlestop.storage.interface.QueryStore."""
 
     async def put_query(self, query: QueryRecord, task: MatchingTask | None) -> None:
-        """Store the query and, for a direct one, the task that carries it to a worker."""
+        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query)."""
         check_chunked("query", len(query.request))
         key = query.key
         row = (

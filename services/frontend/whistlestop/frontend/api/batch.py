@@ -374,7 +374,7 @@ async def _described_run(
 
 
 def json_payload(value: Any) -> common_pb.Payload:
-    """Encode a value like the SDKs' JSON converter."""
+    """Encode a value as the SDKs' JSON converter does. Raise TypeError for a value that JSON can't hold."""
     return common_pb.Payload(
         metadata={"encoding": b"json/plain"}, data=json.dumps(value, separators=(",", ":")).encode()
     )

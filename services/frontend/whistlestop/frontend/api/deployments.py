@@ -280,7 +280,10 @@ async def describe_worker_deployment_version(
 async def list_worker_deployments(
     frontend: Frontend, request: rr.ListWorkerDeploymentsRequest, context: CallContext
 ) -> rr.ListWorkerDeploymentsResponse:
-    """Return a page of deployments ordered by name; the page token contains the last name of the page."""
+    """Return a page of deployments ordered by name. Raise INVALID_ARGUMENT for a bad page token.
+
+    The page token contains the last name of the page.
+    """
     mark = list_mark(context.namespace_id)
     after = last_of(request.next_page_token, mark)
     size = min(request.page_size, _PAGE) if request.page_size > 0 else _PAGE

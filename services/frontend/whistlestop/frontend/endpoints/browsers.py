@@ -89,7 +89,7 @@ class BrowserRules:
         return None
 
     def cors(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers that let a page of a configured origin read the answer."""
+        """Return the headers that let a page of a configured origin read the answer; empty for any other origin."""
         if not self.origins:
             return {}
         origin = headers.get("origin", "")
@@ -122,7 +122,7 @@ _OWN_SITE = frozenset({"none", "same-origin"})
 
 
 def has_body(headers: Mapping[str, str]) -> bool:
-    """Return whether the headers announce a body."""
+    """Return whether the headers (names in lower case) announce a body that is not empty."""
     return headers.get("content-length", "0").lstrip("0") != "" or "transfer-encoding" in headers
 
 
@@ -139,7 +139,10 @@ def origins_of(texts: Iterable[str]) -> frozenset[str]:
 
 
 def hosts_of(patterns: Iterable[str] | None) -> re.Pattern[str] | None:
-    """Compile Temporal's `frontend.httpAllowedHosts`: host names with ports, in which `*` matches anything."""
+    """Compile Temporal's `frontend.httpAllowedHosts`: host names with ports, in which `*` matches anything.
+
+    Return None for None: any host is allowed.
+    """
     if patterns is None:
         return None
     return re.compile("|".join(".*".join(map(re.escape, each.split("*"))) for each in patterns), re.DOTALL)

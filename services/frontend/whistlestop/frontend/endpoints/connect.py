@@ -38,7 +38,7 @@ def is_connect(path: str) -> bool:
 
 
 def is_long_poll(path: str) -> bool:
-    """Return whether the RPC of the path is a long poll."""
+    """Return whether the RPC of the path is a long poll; False for an unknown path."""
     spec = _spec(path.removeprefix("/"))
     return spec is not None and spec.long_poll
 

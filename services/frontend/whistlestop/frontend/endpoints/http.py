@@ -191,7 +191,7 @@ class HttpApi:
 
 
 def make_app(frontend: Frontend, clock: Clock, browsers: BrowserRules | None = None) -> App:
-    """Return the ASGI application."""
+    """Return the ASGI application that serves the HTTP API. Without `browsers`, no other origin is allowed."""
     api = HttpApi(frontend, clock, browsers=browsers)
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:

@@ -65,7 +65,7 @@ async def serve(
 
 
 def is_nexus(path: str) -> bool:
-    """Return whether a path is one of these."""
+    """Return whether a path is one of Nexus: a service's operation, or a callback."""
     return "/nexus" in path and (_CALLBACK.fullmatch(path) is not None or _SERVICES.fullmatch(path) is not None)
 
 

@@ -71,7 +71,7 @@ class Refusal(Exception):
 
 
 def refusal(kind: str, message: str, *, retryable: bool | None = None, from_worker: bool = False) -> Refusal:
-    """Return an error of the server itself."""
+    """Return an error of this Nexus error type. With `retryable` None, the type decides on retries."""
     failure = {
         "message": message,
         "metadata": {"type": nexus_content.HANDLER_ERROR},
@@ -81,7 +81,7 @@ def refusal(kind: str, message: str, *, retryable: bool | None = None, from_work
 
 
 def of_service_error(error: ServiceError, *, exposed: bool = False) -> Refusal:
-    """Convert an error of one of the services."""
+    """Convert an error of a service; its message is replaced by a general one unless `exposed`."""
     kind, message = _OF_CODE.get(error.code, ("INTERNAL", "internal error"))
     return refusal(kind, error.message if exposed else message)
 

@@ -26,7 +26,7 @@ NULL, PLAIN, PROTO = b"binary/null", b"json/plain", b"json/protobuf"
 
 
 def to_json(message: Message, *, shorthand: bool, pretty: bool) -> bytes:
-    """Return the message as Temporal's JSON."""
+    """Return the message as Temporal's JSON in UTF-8. With `shorthand`, payloads that are JSON appear as such."""
     tree: Any = to_tree(message)
     tree = _shorten(message, tree, short=shorthand)
     text = json.dumps(tree, ensure_ascii=False, **({"indent": 2} if pretty else {"separators": (",", ":")}))

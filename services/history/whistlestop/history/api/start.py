@@ -51,7 +51,7 @@ def new_run(
     context: CallContext,
     expected_current_run_id: str | None,
 ) -> Run:
-    """Return a new run for the request, with its first event."""
+    """Return a new run for the request, with its first event. It is not stored yet."""
     now_ns = service.clock.now_ns()
     attributes = core_start.started_attributes(request, now_ns=now_ns, limits=service.limits.of(context.namespace))
     return core_start.new_run(

@@ -90,7 +90,7 @@ def fault(policy: common_pb.RetryPolicy) -> str:
 
 
 def is_retryable(failure: failure_pb.Failure | None, non_retryable_types: Iterable[str]) -> bool:
-    """Return whether a failure allows another attempt; unknown kinds do."""
+    """Return whether a failure allows another attempt; unknown kinds, and None, do."""
     if failure is None:
         return True
     kind = failure.WhichOneof("failure_info")

@@ -133,7 +133,10 @@ async def work(
 
 
 async def off_loop_if(spec: CompiledSpec | None, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Return the result of `work`, computed off the event loop for a spec whose times take long to find."""
+    """Return the result of `work`, computed off the event loop for a spec whose times take long to find.
+
+    Raise what `work` raises. None is a spec that can't be read: nothing takes long.
+    """
     if spec is not None and spec.is_long:
         return await off_loop(work, *arguments, **named)
     return work(*arguments, **named)

@@ -84,7 +84,7 @@ class Taken:
 def create(
     schedule_id: str, schedule: schedule_pb.Schedule, patch: schedule_pb.SchedulePatch | None, now_ns: int
 ) -> ScheduleData:
-    """Return the data of a new schedule. `schedule` has a canonical spec."""
+    """Return the data of a new schedule, after the patch if there is one. `schedule` has a canonical spec."""
     data = ScheduleData(schedule_id=schedule_id, conflict_token=1, processed_ns=now_ns)
     data.schedule.CopyFrom(schedule)
     set_timestamp(data.info.create_time, now_ns)
@@ -190,7 +190,7 @@ def spend(data: ScheduleData, start: BufferedStart) -> bool:
 
 
 def advance(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> None:
-    """Buffer a start for each time that has become due."""
+    """Buffer a start for each time that has become due by `now_ns`; none without a spec."""
     if spec is None or not can_act(data):
         # Times that pass meanwhile are not made up for.
         data.processed_ns = max(data.processed_ns, now_ns)
@@ -210,7 +210,7 @@ def advance(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> None:
 
 
 def backfill(data: ScheduleData, spec: CompiledSpec | None) -> None:
-    """Buffer some of the times to backfill, leaving room for times that become due."""
+    """Buffer some of the times to backfill, leaving room for times that become due; none without a spec."""
     left = BACKFILLS_AT_ONCE
     while data.backfills and left > 0 and len(data.buffered) < MAX_BUFFER // 2:
         request = data.backfills[0]
@@ -390,7 +390,10 @@ def retention_ends(data: ScheduleData) -> int:
 
 
 def is_over(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> bool:
-    """Return whether the schedule has nothing left to do, and has been idle for its retention."""
+    """Return whether the schedule has nothing left to do, and has been idle for its retention.
+
+    Without a spec, there are no further times.
+    """
     if not is_idle(data):
         return False
     if retention_ends(data) > now_ns:
@@ -402,7 +405,7 @@ def is_over(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> bool:
 
 
 def future_times(data: ScheduleData, spec: CompiledSpec | None, most: int) -> list[int]:
-    """Return the next action times, at most `most`, in nanoseconds since the Unix epoch."""
+    """Return the next action times, at most `most`, in nanoseconds since the Unix epoch; none without a spec."""
     state = data.schedule.state
     if spec is None:
         return []

@@ -171,7 +171,7 @@ def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: in
 
 
 def worker_polled(state: PushState) -> None:
-    """Record that the target works."""
+    """Record that the target works: forget its failures and the delay after them."""
     state.failures = 0
     state.not_before_ns = 0
     state.error = ""

@@ -132,7 +132,10 @@ def goaway(last_stream_id: int, code: int, debug: str = "") -> bytes:
 
 
 def read_number(payload: bytes) -> int:
-    """Return the number that RST_STREAM and WINDOW_UPDATE carry. Raises ConnectionFault for another size."""
+    """Return the number that RST_STREAM (a code) and WINDOW_UPDATE (bytes) carry.
+
+    Raises ConnectionFault for a payload of another size.
+    """
     if len(payload) != 4:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a payload of other than four bytes")
     return int.from_bytes(payload, "big")

@@ -511,7 +511,10 @@ class _WithCertificates(BoundedProtocol):
 def protocols(
     app: App, state: ServerState, limits: HttpLimits | None, keep_alive_s: float, *, requests_certificates: bool
 ) -> Callable[[Account], BoundedProtocol]:
-    """Return a function that makes the protocol of a connection, given its account."""
+    """Return a function that makes the protocol of a connection, given its account.
+
+    Without `limits`, the default ones apply.
+    """
     bounds = replace(limits or HttpLimits(), keep_alive_s=keep_alive_s)
     kind = _WithCertificates if requests_certificates else BoundedProtocol
     config = uvicorn.Config(

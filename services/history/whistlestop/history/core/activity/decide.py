@@ -359,7 +359,10 @@ def complete(
     identity: str,
     stamp: common_pb.WorkerVersionStamp | None = None,
 ) -> None:
-    """Complete the activity: its attempt succeeded. Raise NOT_FOUND for a stale token."""
+    """Complete the activity: its attempt succeeded, without a result if that is None.
+
+    Raise NOT_FOUND for a stale token.
+    """
     activity = of_token(run, token, completes=True)
     if not activity.started_ns:
         _set_started(run, activity, "", identity, "")
@@ -430,7 +433,10 @@ def _write_canceled(run: Run, activity: Activity, details: common_pb.Payloads | 
 
 
 def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None, identity: str) -> Activity:
-    """Record a heartbeat; return the activity, from which the reply tells what is requested of the worker."""
+    """Record a heartbeat, without details if they are None. Raise NOT_FOUND for a stale token.
+
+    Return the activity, from which the reply tells what is requested of the worker.
+    """
     activity = of_token(run, token)
     _note_progress(run, activity, details, identity)
     run.postpones_timer = _is_timer_too_early(run, activity)
@@ -505,7 +511,10 @@ def _is_deadline(failure: failure_pb.Failure | None) -> bool:
 def wait_for_attempt(
     run: Run, activity: Activity, deadline_ns: int, attempt: int, failure: failure_pb.Failure | None
 ) -> None:
-    """Release the activity from its worker, to be dispatched as attempt number `attempt` at `deadline_ns`."""
+    """Release the activity from its worker, to be dispatched as attempt number `attempt` at `deadline_ns`.
+
+    A failure, unless it is None, becomes the last one of the activity.
+    """
     run.drop_task(activity.row)
     activity.last_worker_identity = activity.started_identity
     _set_last_failure(run, activity, failure)

@@ -284,7 +284,10 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
 
 
 def complete(run: Run, token: TaskToken, result: common_pb.Payloads | None, identity: str) -> None:
-    """Complete the activity: its attempt succeeded. Raise NOT_FOUND for a stale token."""
+    """Complete the activity: its attempt succeeded, without a result if that is None.
+
+    Raise NOT_FOUND for a stale token.
+    """
     activity = of_token(run, token, completes=True)
     if activity.status not in IN_PROGRESS:
         activity.started_ns = run.now_ns

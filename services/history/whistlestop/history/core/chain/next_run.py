@@ -88,7 +88,7 @@ def begin(
     last_completion_result: common_pb.Payloads | None,
     failure: failure_pb.Failure | None,
 ) -> None:
-    """Create the next run of a retry or a schedule."""
+    """Create the next run of a retry or a schedule; it gets the last result and failure, unless they are None."""
     first = run.first_event()
     previous = first.workflow_execution_started_event_attributes
     a = inherited(run)

@@ -371,7 +371,7 @@ def fail(
     new_run_id: str = "",
     stamp: common_pb.WorkerVersionStamp | None = None,
 ) -> None:
-    """Fail the started task. The failure of a transient one has no event."""
+    """Fail the started task. The failure of a transient one has no event; without a failure, the event has none."""
     state = run.state
     task = state.workflow_task
     close_attempted = cause == failed_cause_pb2.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND

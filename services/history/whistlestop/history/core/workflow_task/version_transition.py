@@ -53,7 +53,10 @@ def begin_with_workflow_task(run: Run, version: Version | None) -> None:
 
 
 def holds_activity(run: Run, scheduled_event_id: int, stamp: int, version: Version | None) -> bool:
-    """Return whether an activity that a worker of `version` was about to take must wait for a transition."""
+    """Return whether an activity that a worker of `version` was about to take must wait for a transition.
+
+    False for an activity that has gone or was dispatched again; `version` is None for an unversioned worker.
+    """
     activity = run.state.activities.get(scheduled_event_id) if run.is_open else None
     if activity is None or activity.started_ns or activity.stamp != stamp:
         return False
