@@ -106,17 +106,15 @@ def aws(
     from whistlestop.deploy import run
     from whistlestop.deploy.settings import Settings
 
-    others = _pairs(parameter or ())
     if auth not in {"", "iam", "none"}:
         raise CommandError(f"--auth {auth} is none of iam, none", 2)
     settings = Settings(
         stack.name, database_url, create_database, plain_url, database_ca, database_user, client_cidr, vpc_id,
         subnet_ids, runtime, architecture, memory, auth, sweep_rate, alarm_topic, log_retention, metrics, tracing,
-        _document(dynamic_config_file), others,
+        _document(dynamic_config_file), _pairs(parameter or ()),
     )  # fmt: skip
-    options = run.Options(
-        print, stack.confirm, stack.dry_run, bundles, prepare_database if migrate else None, namespace
-    )
+    prepare = prepare_database if migrate else None
+    options = run.Options(print, stack.confirm, stack.dry_run, bundles, prepare, namespace)
     run.deploy(stack.cloud, settings, options)
 
 
