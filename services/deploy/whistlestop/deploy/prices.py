@@ -173,19 +173,19 @@ def idle_worker_month(
 
 
 def temporal_cloud(actions: float, prices: Prices = LIST) -> float:
-    """Return the price of a month of Temporal Cloud's plan Essentials, which includes a million actions."""
+    """Return the price in US dollars of a month of Temporal Cloud's plan Essentials. It includes a million actions."""
     more = max(actions - prices.temporal_essentials_actions, 0.0)
     return prices.temporal_essentials_month + more / MILLION * prices.temporal_million_actions
 
 
 def step_functions(transitions: float, prices: Prices = LIST) -> float:
-    """Return the price of a month of standard workflows in AWS Step Functions."""
+    """Return the price in US dollars of a month of standard workflows in AWS Step Functions."""
     billed = max(transitions - prices.free_step_functions_transitions, 0.0)
     return billed / MILLION * prices.step_functions_million_transitions
 
 
 def small_ec2(prices: Prices = LIST, *, own_database: bool = True) -> float:
-    """Return the price of a month of this server on a t4g.small with 20 GB.
+    """Return the price in US dollars of a month of this server on a t4g.small with 20 GB.
 
     The state is in SQLite on its disk or (`own_database`) in a db.t4g.micro.
     """
@@ -194,11 +194,14 @@ def small_ec2(prices: Prices = LIST, *, own_database: bool = True) -> float:
 
 
 def small_fargate(prices: Prices = LIST) -> float:
-    """Return the price of a month of this server as a Fargate task (half a vCPU, 1 GB) with a db.t4g.micro."""
+    """Return the price in US dollars of a month of this server as a Fargate task with a db.t4g.micro.
+
+    The task has half a vCPU and 1 GB.
+    """
     hourly = prices.fargate_vcpu_hour * 0.5 + prices.fargate_gb_hour * 1 + prices.ipv4_hour
     return hourly * HOURS_A_MONTH + small_rds(prices)
 
 
 def small_rds(prices: Prices = LIST) -> float:
-    """Return the price of a month of a db.t4g.micro with 20 GB."""
+    """Return the price in US dollars of a month of a db.t4g.micro with 20 GB."""
     return prices.rds_t4g_micro_hour * HOURS_A_MONTH + 20 * prices.rds_gp3_gb_month

@@ -33,7 +33,7 @@ def advise(
 ) -> int:
     """Return the suggested change (-1, 0 or 1) of open polls after one got a task.
 
-    `wall` returns the wall clock's time.
+    `wall` returns the wall clock's time in nanoseconds.
     """
     if fresh and waited_ns >= config.scale_down_wait_s * SECOND_NS:
         return -1

@@ -19,13 +19,16 @@ HEARTBEAT = int(wf_enums.TIMEOUT_TYPE_HEARTBEAT)
 
 
 def close_deadline(activity: Activity) -> int:
-    """Return the deadline of all attempts together; 0 for none."""
+    """Return the deadline of all attempts together, in nanoseconds since the Unix epoch; 0 for none."""
     span_ns = activity.schedule_to_close_timeout_ns
     return activity.first_scheduled_ns + span_ns if span_ns else 0
 
 
 def deadlines(activity: Activity) -> list[tuple[int, int]]:
-    """Return the deadlines of the activity's timeouts, as (time, timeout type). A paused activity has none."""
+    """Return the deadlines of the activity's timeouts, as (time, timeout type). A paused activity has none.
+
+    Times are in nanoseconds since the Unix epoch.
+    """
     if activity.paused:
         return []
     found = []
@@ -46,7 +49,10 @@ def deadlines(activity: Activity) -> list[tuple[int, int]]:
 
 
 def next_deadline(activity: Activity) -> int:
-    """Return the time of the first timeout or the next attempt, whichever is earlier; 0 for neither."""
+    """Return the time of the first timeout or the next attempt, whichever is earlier; 0 for neither.
+
+    It is in nanoseconds since the Unix epoch.
+    """
     deadline_ns = min((due for due, _ in deadlines(activity)), default=0)
     if activity.next_attempt_ns and not activity.paused:
         return min(deadline_ns, activity.next_attempt_ns) if deadline_ns else activity.next_attempt_ns

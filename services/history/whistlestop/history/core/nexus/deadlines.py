@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def timeouts(operation: NexusOperation) -> list[tuple[int, wf_enums.TimeoutType.ValueType]]:
-    """Return the operation's own timeouts that apply now, as (time, timeout type)."""
+    """Return the operation's own timeouts that apply now, as (time, timeout type).
+
+    Times are in nanoseconds since the Unix epoch.
+    """
     found = []
     if operation.schedule_to_close_timeout_ns:
         deadline_ns = operation.scheduled_ns + operation.schedule_to_close_timeout_ns
@@ -27,7 +30,7 @@ def timeouts(operation: NexusOperation) -> list[tuple[int, wf_enums.TimeoutType.
 
 
 def next_deadline(operation: NexusOperation) -> int:
-    """Return the earliest deadline, including those of its attempts; 0 for none."""
+    """Return the earliest deadline in nanoseconds since the Unix epoch, also of its attempts; 0 for none."""
     found = [deadline_ns for deadline_ns, _ in timeouts(operation)]
     for attempt in (operation.start, operation.cancel):
         found += [deadline_ns for deadline_ns in (attempt.deadline_ns, attempt.next_attempt_ns) if deadline_ns]
