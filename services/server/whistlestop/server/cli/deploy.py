@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads the hints
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +28,12 @@ DatabaseUrl = Annotated[
 ]
 CreateDatabase = Annotated[
     str, typer.Option("--create-database", help="dsql, aurora-serverless or none.", show_default="none")
+]
+Parameters = Annotated[
+    list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Any other parameter of the template.")
+]
+Bundles = Annotated[
+    Path | None, typer.Option("--bundles", help="Folder with frontend.zip, …, instead of building them.")
 ]
 PlainUrl = Annotated[
     bool, typer.Option("--plain-url", help="Leave the URL, with its password, in the functions' environment.")
@@ -86,12 +92,8 @@ def aws(
             "--dynamic-config-file", metavar="FILE", help="Dynamic configuration for the functions, in Temporal's YAML."
         ),
     ] = "",
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Any other parameter of the template.")
-    ] = None,
-    bundles: Annotated[
-        Path | None, typer.Option("--bundles", help="Folder with frontend.zip, …, instead of building them.")
-    ] = None,
+    parameter: Parameters = None,
+    bundles: Bundles = None,
     namespace: Annotated[
         str, typer.Option("--namespace", "-n", help="Namespace to register if missing; empty: none.")
     ] = "default",
