@@ -63,7 +63,10 @@ def _named(settings: FunctionSettings, aws: Aws | None) -> str:
 
 
 def database_password(settings: FunctionSettings, url: str, aws: Aws | None = None) -> Callable[[], str] | None:
-    """Return a function that makes the password for each new connection; None when the URL has it or needs none."""
+    """Return a function that makes the password for each new connection; None when the URL has it or needs none.
+
+    Raise AwsError.
+    """
     if not settings.dsql_host and not settings.database_user:
         return None
     if aws is None:
@@ -79,7 +82,10 @@ def database_password(settings: FunctionSettings, url: str, aws: Aws | None = No
 
 
 def signed_in(settings: FunctionSettings, aws: Aws | None = None) -> str:
-    """Return `database_url` with a password that is valid for at least 15 minutes, for a single task run by hand."""
+    """Return `database_url` with a password that is valid for at least 15 minutes, for a single task run by hand.
+
+    Raise ValueError.
+    """
     url = database_url(settings, aws)
     password = database_password(settings, url, aws)
     if password is None:

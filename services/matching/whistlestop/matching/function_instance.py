@@ -68,7 +68,7 @@ class MatchingInstance:
         return answer
 
     async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Call matching, and count the workers that it started."""
+        """Call matching, and count the workers that it started. Raise ServiceError."""
         reply = await self.matching.call(method, request, context)
         metrics = self._environment.metrics
         if metrics is not None and isinstance(reply, PushWorkersResponse):

@@ -131,7 +131,7 @@ class PollerRows:
         """Return the rows of the queue's pollers that have not expired.
 
         A row that expires later than any written now was written before the wall clock was set back. It is ignored: a
-        live poller writes its row again.
+        live poller writes its row again. Raise StorageError.
         """
         now_ns = self._clock.now_ns()
         rows = await self._store.list_pollers(*key, now_ns, self._config.pollers_per_queue)

@@ -42,7 +42,7 @@ async def read_fairly(store: TaskStore, key: QueueKey, cursor: int | None = None
     """Read the first tasks of each fairness key, for at most `_MAX_LEVELS` keys.
 
     All keys of the more urgent priorities are included. Within the priority that does not fit, a read continues after
-    the `cursor` at which the last one ended, so that all keys get their turns.
+    the `cursor` at which the last one ended, so that all keys get their turns. Raise StorageError.
     """
     per_level = _PER_LEVEL if cursor is None else _PER_LEVEL_OF_MANY
     rows = await store.list_tasks_by_level(*key, FIRST, per_level, _MAX_LEVELS)

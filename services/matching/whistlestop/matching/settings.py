@@ -110,11 +110,11 @@ class Settings:
         self._config = config
 
     async def read(self, key: QueueKey) -> TaskQueueRecord | None:
-        """Return the row as stored now; None when there is none."""
+        """Return the row as stored now; None when there is none. Raise StorageError."""
         return await self._store.get_task_queue(*key)
 
     async def refresh(self, queue: TaskQueue, now_ns: int) -> None:
-        """Update the limits of a queue in memory from its row."""
+        """Update the limits of a queue in memory from its row. Raise StorageError."""
         queue.config_read_ns = now_ns
         record = await self._store.get_task_queue(*queue.key)
         settings = settings_of(record)

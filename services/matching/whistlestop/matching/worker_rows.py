@@ -54,7 +54,7 @@ class WorkerRows:
             log.warning("heartbeats of workers could not be stored: %s", error)
 
     async def find(self, namespace_id: str, key: str, now_ns: int) -> worker_pb.WorkerHeartbeat | None:
-        """Return the worker's last heartbeat; None when there is none or it has expired."""
+        """Return the worker's last heartbeat; None when there is none or it has expired. Raise StorageError."""
         row = await self._store.get_poller(namespace_id, *_NO_QUEUE, key)
         if row is None or row.expires_ns <= now_ns:
             return None
@@ -63,7 +63,7 @@ class WorkerRows:
     async def after(
         self, namespace_id: str, key: str, now_ns: int, few: int
     ) -> AsyncIterator[worker_pb.WorkerHeartbeat]:
-        """Yield the heartbeats that have not expired, by instance key, after `key`."""
+        """Yield the heartbeats that have not expired, by instance key, after `key`. Raise StorageError."""
         left, size = self._most, few
         while left > 0:
             rows = await self._store.list_pollers(namespace_id, *_NO_QUEUE, now_ns, min(size, left), key)

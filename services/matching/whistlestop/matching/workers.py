@@ -154,7 +154,7 @@ async def count_workers(
 async def list_workers(
     known: KnownWorkers, namespace_id: str, request: rr.ListWorkersRequest, now_ns: int
 ) -> rr.ListWorkersResponse:
-    """Serve ListWorkers: return a page ordered by instance key."""
+    """Serve ListWorkers: return a page ordered by instance key. Raise INVALID_ARGUMENT."""
     wanted = _filter(request.query, with_system=request.include_system_workers)
     mark = list_mark(namespace_id, request.query, str(request.include_system_workers))
     after = last_of(request.next_page_token, mark, "invalid next_page_token")

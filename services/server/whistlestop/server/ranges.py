@@ -73,7 +73,7 @@ class Leases:
     async def settle(self, members: Collection[str], now_ns: int, expires_ns: int) -> bool:
         """Take the ranges that are ours among the living `members`, and release others; return whether a row changed.
 
-        `now_ns` is an instant of the steady clock, `expires_ns` (for display) of the wall clock.
+        `now_ns` is an instant of the steady clock, `expires_ns` (for display) of the wall clock. Raise StorageError.
         """
         leases = {lease.shard_id: lease for lease in await self._store.list_leases()}
         changed = False

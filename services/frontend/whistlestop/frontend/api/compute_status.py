@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 async def compute_status(
     frontend: Frontend, context: CallContext, data: DeploymentData, infos: Iterable[WorkerDeploymentVersionInfo]
 ) -> dict[str, deployment_pb.ComputeStatus]:
-    """Return, by build id, the result of the last check of the targets, or of the last start of workers."""
+    """Return, by build id, the result of the last check of the targets, or of the last start of workers.
+
+    Raise StorageError.
+    """
     statuses = {}
     for info in infos:
         build_id = info.deployment_version.build_id

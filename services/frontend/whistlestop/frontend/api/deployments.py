@@ -106,7 +106,7 @@ async def change_adding_version(
 
 
 async def reroute_tasks(frontend: Frontend, request: RerouteTasksRequest, context: CallContext) -> None:
-    """Make history read the new routing of these queues, and move waiting tasks accordingly."""
+    """Make history read the new routing of these queues, and move waiting tasks accordingly. Raise ServiceError."""
     await frontend.history.call("RerouteTasks", request, context)
     if not context.can_long_poll:
         # Other instances of a function use the old routing for a moment, and do not check again when they answer.
@@ -115,7 +115,7 @@ async def reroute_tasks(frontend: Frontend, request: RerouteTasksRequest, contex
 
 
 async def has_pollers(frontend: Frontend, context: CallContext, info: WorkerDeploymentVersionInfo) -> bool:
-    """Return whether any queue of the version has a poller."""
+    """Return whether any queue of the version has a poller. Raise ServiceError when matching does not answer."""
     for queue in info.task_queue_infos:
         name = versioned_queue(queue.name, info.deployment_version)
         asked = HasPollerRequest(task_queue=name, task_type=queue.type, in_history=True)

@@ -75,7 +75,7 @@ async def page(
 
 
 async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:
-    """Fill in the count, and a count per group if the filter groups."""
+    """Fill in the count, and a count per group if the filter groups. Raise StorageError."""
     if not query.group_by:
         response.count = await frontend.store.count_visibility(
             context.namespace_id, query, remaining_s(frontend, context)

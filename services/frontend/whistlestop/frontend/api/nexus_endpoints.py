@@ -90,7 +90,7 @@ async def update_nexus_endpoint(
 async def delete_nexus_endpoint(
     frontend: Frontend, request: operator_pb.DeleteNexusEndpointRequest, context: CallContext
 ) -> operator_pb.DeleteNexusEndpointResponse:
-    """Delete an endpoint. Operations in progress fail at their next attempt."""
+    """Delete an endpoint. Operations in progress fail at their next attempt. Raise StorageError."""
     issues = _id_issues(request.id)
     if request.version <= 0:
         issues.append("endpoint version is non-positive")

@@ -112,7 +112,10 @@ def check_signal_with_start(
 def check_multi_operation(
     request: service_pb.ExecuteMultiOperationRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check that there are exactly a start and an update of one workflow. Errors are reported per operation."""
+    """Check that there are exactly a start and an update of one workflow. Raise INVALID_ARGUMENT.
+
+    Errors are reported per operation.
+    """
     assert namespace is not None
     kinds = [operation.WhichOneof("operation") for operation in request.operations]
     if kinds != ["start_workflow", "update_workflow"]:

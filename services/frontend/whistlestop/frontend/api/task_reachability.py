@@ -143,7 +143,10 @@ async def _exists(frontend: Frontend, context: CallContext, query: str) -> bool:
 
 
 async def describe_task_queue(frontend: Frontend, request: rr.DescribeTaskQueueRequest, context: CallContext) -> Reply:
-    """Describe a queue by matching; in the enhanced mode by build ids, with their reachability if requested."""
+    """Describe a queue by matching. Raise ServiceError.
+
+    In the enhanced mode it is described by build ids, with their reachability if requested.
+    """
     if request.api_mode != enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
         return await frontend.matching.call("DescribeTaskQueue", request, context)
     data = versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue.name)

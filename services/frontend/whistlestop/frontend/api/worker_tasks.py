@@ -61,7 +61,7 @@ def check_workflow_task_completed(
 def check_workflow_task_failed(
     request: service_pb.RespondWorkflowTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check the identity, and cut a failure that is too large."""
+    """Check the identity, and cut a failure that is too large. Raise INVALID_ARGUMENT."""
     checks.check_identity(request.identity, rules)
     if request.failure.ByteSize() > rules.config.blob_size_limit_error:
         request.failure.CopyFrom(_cut(request.failure, rules.config))
@@ -75,7 +75,10 @@ def check_identity_only(request: Any, namespace: Namespace | None, rules: Rules)
 def check_activity_failed(
     request: service_pb.RespondActivityTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
-    """Check that the worker reports an application failure; other kinds are made by the server."""
+    """Check that the worker reports an application failure; other kinds are made by the server.
+
+    Raise INVALID_ARGUMENT.
+    """
     if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
         raise invalid_argument("Failure must have ApplicationFailureInfo.")
     _check_retry_delays(request.failure)
@@ -164,7 +167,10 @@ async def activity_heartbeat(frontend: Frontend, request: Any, context: CallCont
 
 
 async def activity_failed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
-    """Serve RespondActivityTaskFailed, by token or by id. The reply's `failures` report what was cut."""
+    """Serve RespondActivityTaskFailed, by token or by id. The reply's `failures` report what was cut.
+
+    Raise ServiceError.
+    """
     if _fits(frontend, context, request.failure) and _fits(frontend, context, request.last_heartbeat_details):
         return await frontend.history.call(_method(request), request, context)
     method = _method(request)

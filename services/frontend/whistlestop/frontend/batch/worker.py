@@ -83,7 +83,10 @@ class Job:
 
 
 async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job:
-    """Record that a job is about to start. This comes before its start, so that no job is forgotten."""
+    """Record that a job is about to start. This comes before its start, so that no job is forgotten.
+
+    Raise StorageError.
+    """
     now_ns = frontend.clock.now_ns()
     data = json.dumps([context.namespace_id, job_id, now_ns]).encode()
     message = QueueMessage(OPEN_JOBS, frontend.ids.task_id(now_ns), data)

@@ -99,7 +99,10 @@ class HttpApi:
         return found if isinstance(found, Accepted) else self._readable(request, found)
 
     async def serve(self, request: HttpRequest, accepted: Accepted, latest_ns: int | None = None) -> HttpAnswer:
-        """Serve a request that `check_headers` allows, by `latest_ns` (steady clock) if given."""
+        """Serve a request that `check_headers` allows, by `latest_ns` (steady clock) if given.
+
+        Errors are in the answer, and bugs are logged: no exception is raised.
+        """
         if len(request.body) > accepted.most_body:
             return self.too_large(request, accepted, len(request.body))
         try:

@@ -66,7 +66,10 @@ async def reroute_tasks(service: History, request: RerouteTasksRequest, context:
 async def reroute(
     service: History, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
 ) -> int:
-    """Move a queue's waiting tasks to the queues where they belong; return how many were moved."""
+    """Move a queue's waiting tasks to the queues where they belong; return how many were moved.
+
+    Raise StorageError.
+    """
     moved = 0
     after: tuple[int, int] | None = None
     for _ in range(_MOST_PAGES):

@@ -22,7 +22,7 @@ async def fire_timers(service: History, request: internal_pb2.FireTimersRequest,
     """Process one page of due timers and overdue transfer tasks. Repeated or concurrent calls are harmless.
 
     Mostly nothing is due, which one statement finds out. The next deadline is returned to callers that set a limit: to
-    wake-ups, which set the next one, but not to waiting calls.
+    wake-ups, which set the next one, but not to waiting calls. Raise StorageError.
     """
     limit = request.limit or PAGE
     began_ns = service.clock.now_ns()

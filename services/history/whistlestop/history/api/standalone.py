@@ -84,7 +84,7 @@ class Standalone:
     async def read_or_wait(
         self, service: History, context: CallContext, key: ExecutionKey, long_poll_token: bytes
     ) -> Entry | None:
-        """Return the run; with an earlier answer's token, wait for a change (None at the deadline)."""
+        """Return the run; with an earlier answer's token, wait for a change (None at the deadline). Raise NOT_FOUND."""
         if not long_poll_token:
             return await self.read(service, key)
         seen = _version_of(long_poll_token, key.run_id)

@@ -101,7 +101,10 @@ def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWor
 
 
 def respond_too_large(run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
-    """Fail the task and terminate the run, because the pages of the worker's answer are too large together."""
+    """Fail the task and terminate the run, because the pages of the worker's answer are too large together.
+
+    Raise NOT_FOUND for a stale token.
+    """
     check_token(run, token)
     message = "workflow task completion buffer size exceeds the per-workflow limit"
     bad = BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_REQUEST_TOO_LARGE, message, terminate=True)

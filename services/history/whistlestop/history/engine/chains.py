@@ -28,7 +28,7 @@ class Ending:
 
 
 async def ending(engine: Engine, namespace_id: str, workflow_id: str, first_run_id: str) -> Ending | None:
-    """Return how the chain that began with that run ended; None while it is open."""
+    """Return how the chain that began with that run ended; None while it is open. Raise StorageError."""
     run_id = first_run_id
     current = await engine.store.get_current(namespace_id, workflow_id)
     if current is not None:

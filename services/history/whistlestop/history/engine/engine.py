@@ -268,7 +268,7 @@ class Engine:
 
         A caller that resolved a workflow id and found the run closed has to ask this: meanwhile the run may have been
         reset, replaced or continued as new, and the answer must be about the current run. An open run is always the
-        current one.
+        current one. Raise StorageError.
         """
         current = await self.store.get_current(key.namespace_id, key.workflow_id)
         if current is None or current.run_id == key.run_id:

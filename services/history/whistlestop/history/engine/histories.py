@@ -58,7 +58,10 @@ async def read_batches(
 
 
 def trimmed(batch: HistoryBatch, first_event_id: int, next_event_id: int) -> bytes:
-    """Return the batch's data without events outside the range; it is only parsed if some have to be removed."""
+    """Return the batch's data without events outside the range; it is only parsed if some have to be removed.
+
+    Raise DecodeError.
+    """
     if batch.first_event_id >= first_event_id and batch.next_event_id <= next_event_id:
         return batch.data
     history = nesting.parse(history_pb.History, batch.data)

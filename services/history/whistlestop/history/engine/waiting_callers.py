@@ -54,7 +54,7 @@ class WaitingCallers:
 
 
 async def is_waiting(store: TaskStore, row: TaskKey) -> bool:
-    """Return whether no worker has taken the task yet."""
+    """Return whether no worker has taken the task yet. Raise StorageError."""
     before = (row.priority, row.task_id - 1)
     tasks = await store.list_tasks(row.namespace_id, row.task_queue, row.task_type, before, 1)
     return bool(tasks) and tasks[0].key == row

@@ -38,7 +38,7 @@ _UNSUCCESSFUL = 424
 
 
 async def address(service: History, operation: NexusOperation) -> str:
-    """Return the URL of the operation's endpoint if that is external, otherwise an empty text."""
+    """Return the URL of the operation's endpoint if that is external, otherwise an empty text. Raise StorageError."""
     record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
     return "" if record is None else NexusEndpointData.FromString(record.data).endpoint.spec.target.external.url
 

@@ -171,7 +171,10 @@ class TimerProcessor:
         task.add_done_callback(self._running.discard)
 
     async def fire_page(self, limit: int) -> int:
-        """Fire up to `limit` rows that are due now, read from the store; return how many there were."""
+        """Fire up to `limit` rows that are due now, read from the store; return how many there were.
+
+        Raise StorageError.
+        """
         rows = await self._engine.store.scan_timers(0, SLOTS, self._engine.clock.now_ns(), limit)
         for first in range(0, len(rows), CONCURRENT):
             # When the page is full, rows that fail are postponed, or they would fill the next page as well.

@@ -97,7 +97,7 @@ class TransferProcessor:
         worker.add_done_callback(self._workers.discard)
 
     def line(self, key: ExecutionKey) -> tuple[TransferTask, ...]:
-        """Return the rows of that sender that are not delivered yet, the one in progress first."""
+        """Return the rows of that sender that are not delivered yet, the one in progress first; empty without any."""
         return tuple(self._waiting.get(key, ()))
 
     @property
@@ -136,7 +136,7 @@ class TransferProcessor:
             self._stop_ns = None
 
     async def sweep_once(self, limit: int = PAGE, older_ns: int = 0) -> int:
-        """Deliver a page of rows that have been due for `older_ns`; return how many there were."""
+        """Deliver a page of rows that have been due for `older_ns`; return how many there were. Raise StorageError."""
         found = 0
         for first, following in self._spans:
             now_ns = self._service.clock.now_ns()

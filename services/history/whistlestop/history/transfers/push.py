@@ -126,7 +126,10 @@ class Pushes:
         self._service.transfers.notify([_row(key, engine.ids, engine.clock.now_ns()) for key in keys])
 
     async def deliver(self, task: TransferTask) -> None:
-        """Notify matching of the task's version, once for all transfer tasks that are queued for it."""
+        """Notify matching of the task's version, once for all transfer tasks that are queued for it.
+
+        Raise StorageError.
+        """
         if task.data:
             await self._check_sticky(task)
             return
@@ -157,7 +160,10 @@ class Pushes:
         await service.store.delete_transfer_task(task)
 
     async def fire(self, timer: TimerTask) -> None:
-        """Check again whether the timer's version lacks workers; set the next check, or delete the timer."""
+        """Check again whether the timer's version lacks workers; set the next check, or delete the timer.
+
+        Raise StorageError.
+        """
         again_ns = await self._push(timer.key, again=True)
         if again_ns:
             await self._arm(timer.key, again_ns)

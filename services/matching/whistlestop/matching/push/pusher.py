@@ -153,7 +153,10 @@ class Pusher:
     # ---- pushing ----------------------------------------------------------------------------------------------------
 
     async def push(self, request: PushWorkersRequest, context: CallContext) -> PushWorkersResponse:
-        """Start workers if the version's tasks lack pollers; return how many, and when to check again (0: never)."""
+        """Start workers if the version's tasks lack pollers; none if the version is gone or has no targets.
+
+        Return how many were started, and when to check again (nanoseconds since the Unix epoch; 0: never).
+        """
         info = _find(await self._deployments.cached(context.namespace_id), request.version)
         if info is None or not info.compute_config.scaling_groups:
             # The caller knows of a configuration newer than the cached one.

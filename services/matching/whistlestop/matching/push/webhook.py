@@ -41,7 +41,10 @@ _DEFAULT_TIMEOUT_MS = 10_000
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of the header `webhook-signature`. Raise ProviderError for a malformed secret."""
+    """Return the value of the header `webhook-signature`; `timestamp` is in seconds since the Unix epoch.
+
+    Raise ProviderError for a malformed secret.
+    """
     signed = f"{message_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode()
 

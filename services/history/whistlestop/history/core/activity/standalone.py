@@ -311,7 +311,10 @@ def fail(
     identity: str,
     last_heartbeat_details: common_pb.Payloads | None = None,
 ) -> None:
-    """Record that the attempt failed: schedule a retry, or close the activity as failed."""
+    """Record that the attempt failed: schedule a retry, or close the activity as failed.
+
+    The failure may be absent (None). Raise NOT_FOUND for a stale token.
+    """
     activity = of_token(run, token)
     if last_heartbeat_details is not None:
         _note_progress(run, last_heartbeat_details)
@@ -338,7 +341,7 @@ def cancel(run: Run, token: TaskToken, details: common_pb.Payloads | None) -> No
 def heartbeat(run: Run, token: TaskToken, details: common_pb.Payloads | None) -> ActivityExecution:
     """Record a heartbeat; return the activity, from which the reply tells what is requested of the worker.
 
-    The run's timer row is moved before it would fire for nothing.
+    The run's timer row is moved before it would fire for nothing. Raise NOT_FOUND for a stale token.
     """
     activity = of_token(run, token)
     _note_progress(run, details)

@@ -16,7 +16,10 @@ def first_backoff(expression: str, now_ns: int) -> int:
 
 
 def next_backoff(expression: str, start_ns: int, close_ns: int) -> int:
-    """Return the nanoseconds from `close_ns` to the next run; the last run began to execute at `start_ns`."""
+    """Return the nanoseconds from `close_ns` to the next run; the last run began to execute at `start_ns`.
+
+    Raise ValueError for an invalid expression.
+    """
     every_ns = parse(expression).every_ns
     if every_ns:
         every_ns = max(every_ns // SECOND_NS * SECOND_NS, SECOND_NS)

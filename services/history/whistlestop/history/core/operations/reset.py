@@ -433,7 +433,7 @@ def remember(run: Run, request_id: str, previous: MutableState) -> None:
 
 
 def finish(run: Run, request: service_pb.ResetWorkflowExecutionRequest) -> None:
-    """Apply the requested changes of options, and schedule a workflow task."""
+    """Apply the requested changes of options, and schedule a workflow task. Raise INVALID_ARGUMENT."""
     for operation in request.post_reset_operations:
         wanted = operation.update_workflow_options
         options.merge(run, wanted.workflow_execution_options, wanted.update_mask.paths, "")

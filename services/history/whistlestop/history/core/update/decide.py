@@ -362,7 +362,10 @@ def _over(state: MutableState, update_id: str) -> None:
 
 
 def refuse(run: Run, update: Update, rejection: failure_pb.Failure | None) -> None:
-    """End the update without a trace in history; waiting callers find the reason for a while."""
+    """End the update without a trace in history; waiting callers find the reason for a while.
+
+    Without a rejection (None), the reason is that its workflow task failed.
+    """
     state = run.state
     kept = [r for r in state.refused_updates if r.refused_ns > run.now_ns - KEEP_REFUSED_NS][-KEEP_REFUSED + 1 :]
     if len(kept) < len(state.refused_updates):
