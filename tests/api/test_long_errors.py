@@ -19,8 +19,8 @@ from temporalio.service import RPCError
 
 from tests.parity import servers
 from tests.parity.puppet import Puppet, Refused, attribute, seconds
-from whistlestop.common.error_size import MAX_DETAILS, TRUNCATED
 from whistlestop.common.errors import Code, ServiceError, namespace_not_found
+from whistlestop.common.messages.error_size import MAX_DETAILS, TRUNCATED
 from whistlestop.net.grpc import status
 from whistlestop.net.internal.transports import error_answer, unwrap_answer
 

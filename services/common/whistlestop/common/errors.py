@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
-from whistlestop.common.error_size import fit
+from whistlestop.common.messages.error_size import fit
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.nexus_headers import DISALLOWED_HEADERS, DROPPED_HEADERS
+from whistlestop.common.messages.nexus_headers import DISALLOWED_HEADERS, DROPPED_HEADERS
 from whistlestop.common.retry_defaults import RetryDefaults
 
 if TYPE_CHECKING:

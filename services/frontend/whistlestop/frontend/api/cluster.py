@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.page_tokens import last_of, list_mark
+from whistlestop.common.messages.page_tokens import last_of, list_mark
 from whistlestop.frontend import client_versions
 from whistlestop.frontend.api.capabilities import system_capabilities
 from whistlestop.frontend.config import SERVER_VERSION

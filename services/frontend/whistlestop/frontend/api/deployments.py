@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
-from whistlestop.common.page_tokens import last_of, list_mark, page_token
+from whistlestop.common.messages.page_tokens import last_of, list_mark, page_token
 from whistlestop.common.proto.deployment_pb2 import (
     DescribeVersionQueuesRequest,
     DescribeVersionQueuesResponse,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.page_tokens import check_mark, list_mark, marked
+from whistlestop.common.messages.page_tokens import check_mark, list_mark, marked
 from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.visibility import AttributeType, InvalidQuery, group_payloads, parse, row_payloads
 from whistlestop.storage.visibility.errors import UNKNOWN_ATTRIBUTE

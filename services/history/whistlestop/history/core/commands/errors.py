@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whistlestop.common.error_size import MAX_MESSAGE_BYTES, cut
+from whistlestop.common.messages.error_size import MAX_MESSAGE_BYTES, cut
 from whistlestop.history.core.workflow_task.causes import Cause, cause_name
 
 
