@@ -107,7 +107,7 @@ class TaskStore(Protocol):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
-        """Return up to `limit` tasks after `after`, ordered by (priority, task_id)."""
+        """Return up to `limit` tasks after `after` (None: from the first), ordered by (priority, task_id)."""
         ...
 
     async def list_tasks_by_level(

@@ -81,7 +81,7 @@ NOTHING = Applied(frozenset(), 0)
 
 
 def load(package: str) -> list[Migration]:
-    """Return all migrations of an adapter, in order."""
+    """Return all migrations of an adapter (the package with its SQL files), in order of their numbers."""
     found = []
     (folder, *_) = import_module(package).__path__
     for entry in Path(folder, "migrations").iterdir():

@@ -45,7 +45,7 @@ def notification_queue_keys(tasks: Iterable[MatchingTask]) -> list[tuple[str, st
 
 
 def tasks_of(transition: Transition) -> list[MatchingTask]:
-    """Return all matching tasks that the transition adds."""
+    """Return all matching tasks that the transition adds; empty if it adds none."""
     return [task for write in transition.writes for task in write.tasks_added]
 
 

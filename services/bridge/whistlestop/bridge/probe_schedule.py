@@ -72,7 +72,7 @@ class NotificationQueue(Protocol):
         ...
 
     def set_prefix(self, prefix: str) -> None:
-        """Take the prefix of queue names to which a target sends notifications."""
+        """Take the prefix of queue names to which a target sends notifications; empty when it sends none."""
         ...
 
     def listen(self, on_message: Callable[[], None]) -> None:

@@ -81,7 +81,7 @@ class SqsNotificationQueue:
             self._run()
 
     def set_prefix(self, prefix: str) -> None:
-        """Take the prefix of queue names to which a target sends notifications."""
+        """Take the prefix of queue names to which a target sends notifications; empty when it sends none."""
         if self._queue == AUTO and not self._prefix:
             self._prefix = prefix
             self._run()

@@ -91,7 +91,10 @@ class ConnectTarget:
     async def call(
         self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None, kind: str = OTHER
     ) -> bytes:
-        """Call an RPC, `/package.Service/Method`, and return the reply. Raises ServiceError."""
+        """Call an RPC, `/package.Service/Method`, and return the reply. Raises ServiceError.
+
+        Without a timeout (None), the target's own limit applies.
+        """
         fixed = dict(self._fixed)
         if timeout_s is not None:
             if timeout_s <= 0:

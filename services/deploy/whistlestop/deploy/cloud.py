@@ -252,7 +252,7 @@ class Cloud:
         return name
 
     def upload(self, bucket: str, key: str, archive: Path) -> bool:
-        """Upload a bundle; return False if it is there already, since keys are named by content."""
+        """Upload a bundle; return False if it is there already, since keys are named by content. Raise DeployError."""
         from botocore.exceptions import ClientError
 
         s3 = self.session.client("s3")
@@ -267,7 +267,7 @@ class Cloud:
         return False
 
     def prune(self, bucket: str, prefix: str, kept: Iterable[str] = ()) -> None:
-        """Delete the objects below `prefix` that are not in `kept`."""
+        """Delete the objects below `prefix` that are not in `kept`. Raise DeployError."""
         s3, keep = self.session.client("s3"), set(kept)
         with in_words():
             for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -296,7 +296,7 @@ class Cloud:
                     raise
 
     def environment(self, function: str) -> dict[str, str]:
-        """Return the environment variables of a function."""
+        """Return the environment variables of a function; empty if it has none. Raise DeployError."""
         with in_words():
             found = self.session.client("lambda").get_function_configuration(FunctionName=function)
         return dict(found.get("Environment", {}).get("Variables", {}))

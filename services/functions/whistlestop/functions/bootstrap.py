@@ -117,7 +117,7 @@ class Function(Generic[SettingsT, InstanceT]):
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the instance's event loop.
+    """Run a coroutine on the instance's event loop; return its result, or raise its exception.
 
     The loop is kept between invocations, and with it the store's connections.
     """

@@ -109,7 +109,10 @@ def kept_url(named: str, aws: Aws | None = None) -> str:
 
 
 def parameter(name: str, aws: Aws | None) -> str:
-    """Return the value of a parameter of Systems Manager, decrypted. Raises AwsError."""
+    """Return the value of a parameter of Systems Manager, decrypted. Raises AwsError.
+
+    Without `aws`, calls are made with the credentials of the function.
+    """
     from whistlestop.net.aws import client
 
     found = client("ssm", aws).get_parameter(Name=name, WithDecryption=True)

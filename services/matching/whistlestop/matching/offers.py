@@ -35,7 +35,7 @@ def request_of(tasks: Iterable[MatchingTask]) -> OfferTasksRequest:
 
 
 def tasks_of(request: OfferTasksRequest) -> list[MatchingTask]:
-    """Return the tasks in the request, in its order."""
+    """Return the tasks in the request, in its order; empty if there are none."""
     return [
         MatchingTask(
             TaskKey(each.namespace_id, each.task_queue, each.task_type, each.priority, each.task_id),

@@ -171,7 +171,7 @@ def note_in_memory(queue: TaskQueue, identity: str, poll: PollRequest, now_ns: i
 
 
 def recent_pollers(queue: TaskQueue, now_ns: int, config: MatchingConfig) -> dict[str, tuple[int, PollRequest]]:
-    """Return the pollers in memory that descriptions show."""
+    """Return the pollers in memory that descriptions show; empty if there are none."""
     forget_old(queue, now_ns, config)
     since_ns = now_ns - int(config.poller_ttl_s * SECOND_NS)
     return {identity: known for identity, known in queue.pollers.items() if known[0] >= since_ns}

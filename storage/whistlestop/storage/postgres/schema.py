@@ -75,7 +75,10 @@ async def refuse_newer(db: AsyncConnection[Any]) -> None:
 
 
 async def migrate(db: AsyncConnection[Any], *, contract: bool = False) -> list[str]:
-    """Apply what is missing on a connection in autocommit mode; return the names of what was applied."""
+    """Apply what is missing on a connection in autocommit mode; return the names of what was applied, if anything.
+
+    Raise psycopg.Error.
+    """
     dsql = await _is_dsql(db)
     for table in VERSION_TABLES:
         # Postgres's IF NOT EXISTS still fails when another session creates the table at the same time.

@@ -142,7 +142,7 @@ def _check_pages(path: str, real: str) -> None:
 
 
 def settle(db: sqlite3.Connection) -> None:
-    """Mark the database as complete, if a crash or an error interrupted `seal`."""
+    """Mark the database as complete, if a crash or an error interrupted `seal`. Raise sqlite3.Error."""
     if _mark_of(db)[1] != IN_USE:
         return
     with _alone(db):
@@ -181,12 +181,15 @@ def check_tables(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
 
 
 def is_fresh(db: sqlite3.Connection) -> bool:
-    """Return whether the file is empty, or holds only what a crash has left of its first transaction."""
+    """Return whether the file is empty, or holds only what a crash has left of its first transaction.
+
+    Raise sqlite3.Error.
+    """
     return not db.execute("PRAGMA page_count").fetchone()[0]
 
 
 def claim(db: sqlite3.Connection) -> bool:
-    """Mark the database as ours; return whether that changed it."""
+    """Mark the database as ours; return whether that changed it. Raise sqlite3.Error."""
     changed = False
     with _alone(db):
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -199,12 +202,15 @@ def claim(db: sqlite3.Connection) -> bool:
 
 
 def renew(db: sqlite3.Connection) -> None:
-    """Give the database a random new generation, so that no WAL of another database fits it."""
+    """Give the database a random new generation, so that no WAL of another database fits it. Raise sqlite3.Error."""
     _put(db, 1 + secrets.randbelow(_MAX_GENERATION // 2), COMPLETE)
 
 
 def seal(db: sqlite3.Connection) -> None:
-    """Move the content of the WAL into the file, and leave the file marked as one that needs its WAL."""
+    """Move the content of the WAL into the file, and leave the file marked as one that needs its WAL.
+
+    Raise sqlite3.Error.
+    """
     with _alone(db):
         generation = _mark_of(db)[0]
         if generation:

@@ -70,7 +70,7 @@ class SqliteTasks(SqliteBase):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
-        """Return up to `limit` tasks after `after`, ordered by (priority, task_id)."""
+        """Return up to `limit` tasks after `after` (None: from the first), ordered by (priority, task_id)."""
         rows = self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (FIRST, 0)), limit))
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 

@@ -148,7 +148,7 @@ def remove_version(data: DeploymentData, build_id: str) -> None:
 
 
 def draining_versions(data: DeploymentData) -> list[WorkerDeploymentVersion]:
-    """Return the versions with the stored status DRAINING."""
+    """Return the versions with the stored status DRAINING; empty if there are none."""
     infos = (each.worker_deployment_version_info for each in data.versions)
     return [info.deployment_version for info in infos if info.status == _DRAINING]
 

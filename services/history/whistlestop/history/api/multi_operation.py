@@ -46,7 +46,10 @@ def aborted() -> ServiceError:
 
 
 def failure(*errors: ServiceError | None) -> ServiceError:
-    """Return the caller's error: the status of each operation, under the code of the one that failed."""
+    """Return the caller's error: the status of each operation, under the code of the one that failed.
+
+    An operation without an error (None) has an empty status.
+    """
     details = details_pb.MultiOperationExecutionFailure()
     code = Code.ABORTED
     for error in errors:

@@ -395,7 +395,7 @@ class Engine:
             return await off_loop(decide, run) if is_long else decide(run)
 
     async def read_first_event(self, run: Run, entry: Entry) -> None:
-        """Read the run's first event into `run.start_event`, unless it is there."""
+        """Read the run's first event into `run.start_event`, unless it is there. Raise StorageError."""
         from whistlestop.history.engine import histories
 
         if run.start_event is None:

@@ -81,7 +81,7 @@ def structured(calendar: schedule_pb.CalendarSpec) -> schedule_pb.StructuredCale
 
 
 def parse_field(text: str, field: Field) -> list[schedule_pb.Range]:
-    """Return the ranges in a field's text. Raise SpecError."""
+    """Return the ranges in a field's text; the default range if it is empty. Raise SpecError."""
     text = text.strip() or field.default
     if text == "*" and field.name == "year":
         return []  # every year: the structured form says so with an empty list

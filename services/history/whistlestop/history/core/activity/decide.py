@@ -386,7 +386,7 @@ def fail(
 ) -> None:
     """Record that the attempt failed: schedule a retry, or close the activity as failed.
 
-    Raise NOT_FOUND for a stale token.
+    The failure may be absent (None). Raise NOT_FOUND for a stale token.
     """
     activity = of_token(run, token)
     if last_heartbeat_details is not None:

@@ -127,7 +127,7 @@ def hand_on_requests(state: MutableState, following: MutableState) -> None:
 
 
 def check(run: Run, input: common_pb.Payloads | None) -> None:  # noqa: A002 - the field's own name
-    """Enforce the limits on signals.
+    """Enforce the limits on the number of signals and the size of the input (None: no input).
 
     Raise INVALID_ARGUMENT, or RESOURCE_EXHAUSTED while the workflow tries to close.
     """
