@@ -97,7 +97,10 @@ class ExecutionStore(Protocol):
         ...
 
     async def delete_execution(self, key: ExecutionKey) -> None:
-        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares."""
+        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares.
+
+        Nothing happens if it is gone.
+        """
         ...
 
 

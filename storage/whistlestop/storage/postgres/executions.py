@@ -172,7 +172,10 @@ class PostgresExecutions(PostgresBase):
         return [run for run in found if run is not None]
 
     async def delete_execution(self, key: ExecutionKey) -> None:
-        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares."""
+        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares.
+
+        Nothing happens if it is gone.
+        """
         await self._transaction(partial(_delete, key))
 
 

@@ -126,7 +126,10 @@ class SqliteExecutions(SqliteBase):
         return [StoredExecution(ExecutionKey(*row[:3]), *row[3:]) for row in rows]
 
     async def delete_execution(self, key: ExecutionKey) -> None:
-        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares."""
+        """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares.
+
+        Nothing happens if it is gone.
+        """
         await self._write(partial(_delete, key))
 
 

@@ -125,7 +125,7 @@ def info_of(state: MutableState, index: int) -> CallbackInfo:
 
 
 def is_owed(state: MutableState, index: int) -> bool:
-    """Return whether the callback still has to be called."""
+    """Return whether the callback at that index still has to be called."""
     if index >= len(state.completion_callbacks):
         return False
     return info_of(state, index).state in (CallbackInfo.SCHEDULED, CallbackInfo.BACKING_OFF)

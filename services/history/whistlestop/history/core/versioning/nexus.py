@@ -28,7 +28,7 @@ TASK_TYPE = int(TASK_QUEUE_TYPE_NEXUS)
 
 
 def queue_of_request(deployments: NamespaceDeployments, task_queue: str, request_id: str) -> str:
-    """Return the queue on which a request to the workers of `task_queue` waits."""
+    """Return the queue on which a request to the workers of `task_queue` waits: that itself without any versions."""
     version, _ = target_of(deployments, task_queue, TASK_TYPE, request_id)
     if version is not None:
         return versioned_queue(task_queue, version)
