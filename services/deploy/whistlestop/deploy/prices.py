@@ -133,7 +133,10 @@ def bill(
     alarms: int = 0,
     database_month: float = 0.0,
 ) -> Bill:
-    """Return the bill for a month of `usage`. `database_month` is the database's cost beyond DSQL's units."""
+    """Return the bill for a month of `usage`.
+
+    `database_month` is the database's cost beyond DSQL's units, in US dollars a month.
+    """
     free = 1.0 if free_tier else 0.0
 
     def beyond(used: float, given: float) -> float:

@@ -74,7 +74,10 @@ class HistoryInstance:
         self._clock = clock
 
     async def serve(self, event: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
-        """Serve the envelope of another function, or a wake-up (any other event)."""
+        """Serve the envelope of another function, or a wake-up (any other event).
+
+        Return the reply envelope; ServiceErrors are in it.
+        """
         latest_ns, metrics = invocation.latest_ns, self._environment.metrics
         if is_call(event):
             answer = await serve_event(self.history, event, self._clock, latest_ns)

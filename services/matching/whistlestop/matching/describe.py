@@ -244,7 +244,10 @@ class Descriptions:
     async def version_queues(
         self, request: DescribeVersionQueuesRequest, context: CallContext
     ) -> DescribeVersionQueuesResponse:
-        """Return the queues of a deployment version, with their stats."""
+        """Return the queues of a deployment version, with their stats (those that the request names).
+
+        Raise StorageError.
+        """
         now_ns = self._clock.steady_ns()
         reply = DescribeVersionQueuesResponse()
         for queue in request.queues:

@@ -56,7 +56,7 @@ class MatchingInstance:
         self._environment = environment
 
     async def serve(self, event: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
-        """Serve the envelope of another function; return the reply envelope."""
+        """Serve the envelope of another function; return the reply envelope, which may hold a ServiceError."""
         answer = await serve_event(self, event, self._environment.clock, invocation.latest_ns)
         await self.matching.settle()
         await self._environment.heartbeat.renew()

@@ -133,9 +133,9 @@ class Webhook:
         self.check(details)
 
     async def start(self, details: Details, work: Work, count: int) -> int:
-        """Send one request for all `count` workers: the receiver knows best how to start several.
+        """Send one request for all `count` workers, and return `count`. Raise ProviderError.
 
-        Raise ProviderError.
+        The receiver knows best how to start several.
         """
         data = self.described(work) | {"workers": count}
         answer = await self.send(details, "worker.wanted", data)

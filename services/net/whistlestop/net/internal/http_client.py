@@ -80,7 +80,7 @@ class HttpClient:
         return await self.call_at(f"{context.namespace_id}/{key}" if key else "", method, request, context)
 
     async def call_at(self, key: str, method: str, request: Message, context: CallContext) -> Reply:
-        """Call the process that `key` belongs to; with an empty key, the processes take turns."""
+        """Call the process that `key` belongs to; with an empty key, the processes take turns. Raise ServiceError."""
         return await self._post(self._order(key), method, request, context)
 
     def close(self) -> None:
