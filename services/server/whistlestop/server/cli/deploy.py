@@ -45,6 +45,14 @@ def _group() -> None:
     """Keep `aws` a command of its own while it is the only one."""
 
 
+DynamicConfigFile = Annotated[
+    str,
+    typer.Option(
+        "--dynamic-config-file", metavar="FILE", help="Dynamic configuration for the functions, in Temporal's YAML."
+    ),
+]
+
+
 @app.command()
 @on_a_stack
 def aws(
@@ -86,12 +94,7 @@ def aws(
     tracing: Annotated[
         bool | None, typer.Option("--tracing/--no-tracing", help="Traces for X-Ray.", show_default="no")
     ] = None,
-    dynamic_config_file: Annotated[
-        str,
-        typer.Option(
-            "--dynamic-config-file", metavar="FILE", help="Dynamic configuration for the functions, in Temporal's YAML."
-        ),
-    ] = "",
+    dynamic_config_file: DynamicConfigFile = "",
     parameter: Parameters = None,
     bundles: Bundles = None,
     namespace: Annotated[
