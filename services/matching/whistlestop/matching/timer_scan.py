@@ -37,7 +37,7 @@ class NoTimerScan:
     """Do nothing: a long-lived process fires its timers itself."""
 
     async def fire_timers(self, context: CallContext, *, first: bool) -> None:
-        """Fire a page of due timers. With `first` (the poll's first check), deliver overdue transfer tasks as well."""
+        """Do nothing: something else fires timers."""
         return
 
 

@@ -44,7 +44,10 @@ _MOST_PAGES = 100
 
 
 async def reroute_tasks(service: History, request: RerouteTasksRequest, context: CallContext) -> Reply:
-    """Reroute the tasks of the named queues, of versions that serve them and get no new work, and of build ids."""
+    """Reroute the tasks of the named queues, of versions that serve them and get no new work, and of build ids.
+
+    Raise StorageError.
+    """
     deployments = await service.engine.deployments.read(context.namespace_id)
     moved = 0
     for queue in request.queues:
