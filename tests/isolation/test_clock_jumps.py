@@ -268,7 +268,7 @@ async def test_timers_of_another_process_are_found_after_the_clock_was_set_back(
     await let_pass(backend, 2)
     backend.clock.set_wall(-HOUR_S)
     with monkeypatch.context() as patched:
-        patched.setattr(backend.history.timers, "hint", lambda _: None)
+        patched.setattr(backend.history.timers, "notify", lambda _: None)
         await start_timer(backend, 90)
     await let_pass(backend, 90 + WALL_CHECK_S + 1)
     assert await fired(backend)
