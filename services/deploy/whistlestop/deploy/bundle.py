@@ -28,6 +28,8 @@ TASK_ROOT = "/var/task"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = {"__pycache__", "bin", "RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "py.typed"}
 _LEFT_OUT_SUFFIXES = {".pyi", ".pyc", ".proto"}
+_SERVERS_ONLY = ("net/http/protocol.py", "net/http/server.py", "net/http/state.py")
+"""Modules of the packages of a bundle that need libraries which only servers have (httptools, uvicorn)."""
 _COMPILE = """
 import compileall, py_compile, sys
 done = compileall.compile_dir(
@@ -60,6 +62,8 @@ def bundle(function: str, target: Target, folder: Path) -> bool:
     shutil.copytree(libraries, folder, dirs_exist_ok=True)
     for portion in (function, "functions", "common", "net", "storage"):
         _copy(_portion(portion), folder / "whistlestop" / portion)
+    for module in _SERVERS_ONLY:
+        (folder / "whistlestop" / module).unlink()
     interpreter = _interpreter(target)
     if interpreter is None:
         return False
