@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.commands.context import Completion
     from whistlestop.history.core.transition.run import Run
+
+    _Initiated: TypeAlias = (
+        history_pb.SignalExternalWorkflowExecutionInitiatedEventAttributes
+        | history_pb.RequestCancelExternalWorkflowExecutionInitiatedEventAttributes
+    )
+    _Outcome: TypeAlias = (
+        history_pb.ExternalWorkflowExecutionSignaledEventAttributes
+        | history_pb.SignalExternalWorkflowExecutionFailedEventAttributes
+        | history_pb.ExternalWorkflowExecutionCancelRequestedEventAttributes
+        | history_pb.RequestCancelExternalWorkflowExecutionFailedEventAttributes
+    )
 
 
 def initiate_signal(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent:
@@ -79,15 +90,20 @@ def _to_outbox(run: Run, kind: str, event: history_pb.HistoryEvent, namespace_id
     )
 
 
+def _copy_target(run: Run, initiated_event_id: int, initiated: _Initiated, outcome: _Outcome) -> None:
+    """Copy into an outcome the id of the event that it answers, and the execution that was addressed."""
+    outcome.initiated_event_id = initiated_event_id
+    outcome.namespace = initiated.namespace or run.state.namespace
+    outcome.namespace_id = initiated.namespace_id
+    outcome.workflow_execution.CopyFrom(initiated.workflow_execution)
+
+
 def record_signaled(run: Run, initiated: history_pb.HistoryEvent) -> None:
     """Record that the signal is in the target's history."""
     attributes = initiated.signal_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED)
     a = event.external_workflow_execution_signaled_event_attributes
-    a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = attributes.namespace_id
-    a.workflow_execution.CopyFrom(attributes.workflow_execution)
+    _copy_target(run, initiated.event_id, attributes, a)
     a.control = attributes.control
     run.append(event)
     workflow_task.schedule_if_none(run)
@@ -102,10 +118,7 @@ def record_signal_failed(
     attributes = initiated.signal_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
     a = event.signal_external_workflow_execution_failed_event_attributes
-    a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = attributes.namespace_id
-    a.workflow_execution.CopyFrom(attributes.workflow_execution)
+    _copy_target(run, initiated.event_id, attributes, a)
     a.control = attributes.control
     a.cause = cause
     run.append(event)
@@ -117,10 +130,7 @@ def record_cancel_requested(run: Run, initiated: history_pb.HistoryEvent) -> Non
     attributes = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
     a = event.external_workflow_execution_cancel_requested_event_attributes
-    a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = attributes.namespace_id
-    a.workflow_execution.CopyFrom(attributes.workflow_execution)
+    _copy_target(run, initiated.event_id, attributes, a)
     run.append(event)
     workflow_task.schedule_if_none(run)
 
@@ -134,10 +144,7 @@ def record_cancel_failed(
     attributes = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
     event = run.event(et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED)
     a = event.request_cancel_external_workflow_execution_failed_event_attributes
-    a.initiated_event_id = initiated.event_id
-    a.namespace = attributes.namespace or run.state.namespace
-    a.namespace_id = attributes.namespace_id
-    a.workflow_execution.CopyFrom(attributes.workflow_execution)
+    _copy_target(run, initiated.event_id, attributes, a)
     a.control = attributes.control
     a.cause = cause
     run.append(event)
