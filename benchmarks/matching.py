@@ -18,7 +18,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.fairness import level
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.queue import TaskQueue, Waiter
+from whistlestop.matching.task_queue.queue import TaskQueue, Waiter
 from whistlestop.net.tasks.deadline_queue import DeadlineQueue
 from whistlestop.storage.records import MatchingTask, TaskKey
 

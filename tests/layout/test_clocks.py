@@ -85,7 +85,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "TransferProcessor.sweep_once": DUE, "TransferProcessor._is_late": DUE, "TransferProcessor._postpone": STAMP,
     },
     "history/transfers/worker_commands.py": {"deliver": SHARED},
-    "matching/describe.py": {"Descriptions._pollers": SHOWN, "Descriptions._stats": SHOWN},
+    "matching/task_queue/describe.py": {"Descriptions._pollers": SHOWN, "Descriptions._stats": SHOWN},
     "matching/timer_scan.py": {"StoredTimerScan.fire_timers": DUE},
     "matching/pollers.py": {
         "PollerRows.record": STAMP, "PollerRows.notification_queue_record": STAMP, "PollerRows.read": SHARED,

@@ -17,7 +17,7 @@ from whistlestop.common.proto import worker_pb2 as looks_pb
 from whistlestop.common.proto.deployment_pb2 import PushState
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.push import scaler as scaling
-from whistlestop.matching.settings import Settings
+from whistlestop.matching.task_queue.settings import Settings
 
 HOUR_S = 3600.0
 JUMPS = pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S], ids=["forward", "back"])

@@ -15,9 +15,9 @@ from tests.matching.fakes import NAMESPACE, Bench, settle
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import level, priority_of
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.dispatch_order import FairOrder, Window, in_random_order
-from whistlestop.matching.rate_limit import KeyRate
-from whistlestop.matching.settings import data_of
+from whistlestop.matching.task_queue.dispatch_order import FairOrder, Window, in_random_order
+from whistlestop.matching.task_queue.rate_limit import KeyRate
+from whistlestop.matching.task_queue.settings import data_of
 from whistlestop.storage.records import MatchingTask, TaskKey
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ async def test_polls_serve_keys_by_turns(offered: bool) -> None:
 
 async def test_more_keys_than_one_read_returns_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key waits for others to have nothing left, wherever its level is; nor does a task without a key."""
-    monkeypatch.setattr("whistlestop.matching.queues._MAX_LEVELS", 20)
+    monkeypatch.setattr("whistlestop.matching.task_queue.queues._MAX_LEVELS", 20)
     bench = Bench(MatchingConfig(buffer=30))
     keys = [f"key {number}" for number in range(100)]
     put(bench, [task(n, key) for n, key in enumerate(keys * 10)], offered=False)

@@ -15,9 +15,9 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.rate_limit import RateLimiter
-from whistlestop.matching.settings import data_of
-from whistlestop.matching.throughput import Rate
+from whistlestop.matching.task_queue.rate_limit import RateLimiter
+from whistlestop.matching.task_queue.settings import data_of
+from whistlestop.matching.task_queue.throughput import Rate
 from whistlestop.net.tasks.deadline_queue import DeadlineQueue
 from whistlestop.storage.records import TaskQueueRecord
 

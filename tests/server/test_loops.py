@@ -61,7 +61,7 @@ WITHIN_A_CALL = {
     ("history/api/standalone.py", "wait"),
     ("history/api/time_skipping.py", "poll_workflow_execution_time_skipping"), ("history/api/updates.py", "wait"),
     ("matching/backlog_probes.py", "_wait_for_tasks"), ("matching/backlog_probes.py", "_listen"), ("matching/polls.py", "_poll_function"),
-    ("matching/polls.py", "_token"), ("matching/queues.py", "_refill"), ("server/time_skipping.py", "_next_deadline"),
+    ("matching/polls.py", "_token"), ("matching/task_queue/queues.py", "_refill"), ("server/time_skipping.py", "_next_deadline"),
     ("storage/admin.py", "_pages"), ("storage/admin.py", "_history_problem"), ("storage/postgres/connection.py", "retried"),
     ("storage/postgres/writer.py", "_alone"),
 }  # fmt: skip

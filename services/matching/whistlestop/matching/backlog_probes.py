@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Notifier
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
-    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
-    from whistlestop.matching.queues import Queues
+    from whistlestop.matching.task_queue.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.task_queue.queues import Queues
     from whistlestop.matching.timer_scan import TimerScan
     from whistlestop.matching.versions import Versions
     from whistlestop.storage.interface import TaskStore

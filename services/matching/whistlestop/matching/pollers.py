@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clock import Clock
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.task_queue.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.net.tasks.background import Background
     from whistlestop.storage.interface import TaskStore
 

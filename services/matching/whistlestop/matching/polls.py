@@ -31,12 +31,12 @@ from whistlestop.common.proto.nexus_pb2 import (
     RecordNexusRequestStartedRequest,
     RecordNexusTaskStartedRequest,
 )
-from whistlestop.matching.dispatch_order import in_random_order
 from whistlestop.matching.pollers import note_in_memory, worker_rps
-from whistlestop.matching.queue import Waiter
-from whistlestop.matching.queues import read_fairly
-from whistlestop.matching.scaling import advise, own_fields
-from whistlestop.matching.settings import settings_of
+from whistlestop.matching.task_queue.dispatch_order import in_random_order
+from whistlestop.matching.task_queue.queue import Waiter
+from whistlestop.matching.task_queue.queues import read_fairly
+from whistlestop.matching.task_queue.scaling import advise, own_fields
+from whistlestop.matching.task_queue.settings import settings_of
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.status import service_error
 
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Notifier
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
-    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
-    from whistlestop.matching.queues import Queues
     from whistlestop.matching.row_deletes import RowDeletes
-    from whistlestop.matching.settings import Refusal, Settings
+    from whistlestop.matching.task_queue.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.task_queue.queues import Queues
+    from whistlestop.matching.task_queue.settings import Refusal, Settings
     from whistlestop.matching.timer_scan import TimerScan
     from whistlestop.matching.versions import Versions
-    from whistlestop.matching.workers import Workers
+    from whistlestop.matching.workers.heartbeats import Workers
     from whistlestop.net.tasks.deadline_queue import DeadlineQueue
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask

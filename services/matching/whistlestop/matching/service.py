@@ -19,17 +19,17 @@ from whistlestop.common.errors import ServiceError, data_loss, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.matching.backlog_probes import BacklogProbes
 from whistlestop.matching.config import MatchingConfig
-from whistlestop.matching.describe import Descriptions
 from whistlestop.matching.offers import tasks_of
 from whistlestop.matching.pollers import PollerRows
 from whistlestop.matching.polls import ACTIVITY, NEXUS, WORKFLOW, Polls
-from whistlestop.matching.queues import Queues
 from whistlestop.matching.row_deletes import RowDeletes
-from whistlestop.matching.settings import Settings
+from whistlestop.matching.task_queue.describe import Descriptions
+from whistlestop.matching.task_queue.queues import Queues
+from whistlestop.matching.task_queue.settings import Settings
 from whistlestop.matching.timer_scan import NoTimerScan
 from whistlestop.matching.versions import Versions
-from whistlestop.matching.worker_rows import WorkerRows
-from whistlestop.matching.workers import Workers, count_workers, describe_worker, list_workers
+from whistlestop.matching.workers.heartbeats import Workers, count_workers, describe_worker, list_workers
+from whistlestop.matching.workers.rows import WorkerRows
 from whistlestop.net.tasks.background import Background
 from whistlestop.net.tasks.deadline_queue import DeadlineQueue
 from whistlestop.storage.errors import StorageError
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from whistlestop.matching.polls import Counters
     from whistlestop.matching.push.provider import Provider
     from whistlestop.matching.push.pusher import Pusher
-    from whistlestop.matching.queue import PollRequest, QueueKey, TaskQueue
+    from whistlestop.matching.task_queue.queue import PollRequest, QueueKey, TaskQueue
     from whistlestop.matching.timer_scan import TimerScan
-    from whistlestop.matching.workers import KnownWorkers
+    from whistlestop.matching.workers.heartbeats import KnownWorkers
     from whistlestop.net.outbound import Outbound
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
-    from whistlestop.matching.queue import PollRequest, QueueKey
-    from whistlestop.matching.queues import Queues
+    from whistlestop.matching.task_queue.queue import PollRequest, QueueKey
+    from whistlestop.matching.task_queue.queues import Queues
     from whistlestop.storage.interface import TaskStore
 
 log = logging.getLogger(__name__)

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.push.scaler import Scaler
-    from whistlestop.matching.queue import QueueKey
-    from whistlestop.matching.queues import Queues
+    from whistlestop.matching.task_queue.queue import QueueKey
+    from whistlestop.matching.task_queue.queues import Queues
     from whistlestop.net.outbound import Outbound
     from whistlestop.net.tasks.background import Background
     from whistlestop.storage.interface import TaskStore

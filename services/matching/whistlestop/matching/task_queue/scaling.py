@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.queue import TaskQueue
+    from whistlestop.matching.task_queue.queue import TaskQueue
 
 _KINDS: dict[
     int,

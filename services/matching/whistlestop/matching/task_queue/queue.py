@@ -22,9 +22,9 @@ from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import FIRST, is_keyed, priority_of
 from whistlestop.common.notify import task_queue_topic
-from whistlestop.matching.dispatch_order import FairOrder, RowOrder, Window
-from whistlestop.matching.rate_limit import NEVER_NS, KeyRate, RateLimiter
-from whistlestop.matching.throughput import Rate, RatePair
+from whistlestop.matching.task_queue.dispatch_order import FairOrder, RowOrder, Window
+from whistlestop.matching.task_queue.rate_limit import NEVER_NS, KeyRate, RateLimiter
+from whistlestop.matching.task_queue.throughput import Rate, RatePair
 
 if TYPE_CHECKING:
     import asyncio

@@ -15,7 +15,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.messages.page_tokens import last_of, list_mark, page_token
-from whistlestop.matching.worker_query import matcher
+from whistlestop.matching.workers.query import matcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import FIRST, PRIORITIES, is_keyed, priority_of
-from whistlestop.matching.dispatch_order import Window
-from whistlestop.matching.queue import TaskQueue
+from whistlestop.matching.task_queue.dispatch_order import Window
+from whistlestop.matching.task_queue.queue import TaskQueue
 from whistlestop.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.dispatch_order import FairOrder
-    from whistlestop.matching.queue import QueueKey
+    from whistlestop.matching.task_queue.dispatch_order import FairOrder
+    from whistlestop.matching.task_queue.queue import QueueKey
     from whistlestop.net.tasks.background import Background
     from whistlestop.net.tasks.deadline_queue import DeadlineQueue
     from whistlestop.storage.interface import TaskStore

@@ -25,7 +25,7 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
 from whistlestop.common.fairness import priority_of
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.matching.rate_limit import NEVER_NS, KeyRate
+from whistlestop.matching.task_queue.rate_limit import NEVER_NS, KeyRate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -18,8 +18,8 @@ from whistlestop.common.clock import MILLISECOND_NS, SECOND_NS
 from whistlestop.common.errors import invalid_argument, unavailable
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
-from whistlestop.matching.dispatch_order import weight_of
-from whistlestop.matching.rate_limit import NEVER_NS, KeyRate, RateLimiter
+from whistlestop.matching.task_queue.dispatch_order import weight_of
+from whistlestop.matching.task_queue.rate_limit import NEVER_NS, KeyRate, RateLimiter
 from whistlestop.storage.errors import LeaseLost
 from whistlestop.storage.records import TaskQueueRecord
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
     from whistlestop.matching.config import MatchingConfig
-    from whistlestop.matching.queue import QueueKey, TaskQueue
+    from whistlestop.matching.task_queue.queue import QueueKey, TaskQueue
     from whistlestop.storage.interface import TaskStore
     from whistlestop.storage.records import MatchingTask
 

@@ -28,8 +28,8 @@ from whistlestop.common.versioning.deployments import (
 )
 from whistlestop.matching.pollers import build_of, poller_info, recent_pollers
 from whistlestop.matching.polls import ACTIVITY, WORKFLOW, check_queue_name
-from whistlestop.matching.rate_limit import RateLimiter
-from whistlestop.matching.settings import api_rps, settings_of
+from whistlestop.matching.task_queue.rate_limit import RateLimiter
+from whistlestop.matching.task_queue.settings import api_rps, settings_of
 from whistlestop.storage.deployments import Deployments
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
-    from whistlestop.matching.queue import QueueKey
-    from whistlestop.matching.queues import Queues
-    from whistlestop.matching.settings import Settings
+    from whistlestop.matching.task_queue.queue import QueueKey
+    from whistlestop.matching.task_queue.queues import Queues
+    from whistlestop.matching.task_queue.settings import Settings
     from whistlestop.storage.interface import TaskStore
 
 _ENHANCED = queue_enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
