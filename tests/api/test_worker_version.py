@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
-from whistlestop.common.throttle import ThrottledWarnings
+from whistlestop.common.timing.throttle import ThrottledWarnings
 from whistlestop.frontend.api import Rules, parts_of
 from whistlestop.frontend.config import FrontendConfig
 

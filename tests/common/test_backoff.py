@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whistlestop.common.backoff import backoff
+from whistlestop.common.timing.backoff import backoff
 
 
 def test_a_pause_doubles_with_each_failure_up_to_the_longest() -> None:

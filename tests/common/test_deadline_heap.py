@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from whistlestop.common.deadline_heap import DeadlineHeap
+from whistlestop.common.timing.deadline_heap import DeadlineHeap
 
 
 def test_items_come_by_deadline_then_in_the_order_in_which_they_were_added() -> None:

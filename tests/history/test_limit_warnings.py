@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.history.test_executions import Bench
 from whistlestop.common.clock import FakeClock
-from whistlestop.common.throttle import ThrottledWarnings
+from whistlestop.common.timing.throttle import ThrottledWarnings
 from whistlestop.history.core.limits import Limits
 from whistlestop.storage.sqlite.store import SqliteStore
 

@@ -15,7 +15,7 @@ from whistlestop.common import clock as clocks
 from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, SkippingClock, sleep_until
 from whistlestop.common.context import CallContext
 from whistlestop.common.notify import LocalNotifier, RecheckNotifier
-from whistlestop.common.throttle import ThrottledWarnings
+from whistlestop.common.timing.throttle import ThrottledWarnings
 from whistlestop.frontend.auth import sources, tokens
 from whistlestop.frontend.auth.config import JwtConfig
 from whistlestop.frontend.auth.keys import ApiKey, hash_of, render

@@ -9,10 +9,10 @@ from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import unavailable
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.common.versioning.deployment_changes import (
     TooManyVersions,
     draining_versions,

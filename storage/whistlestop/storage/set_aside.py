@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import QueueMessage
 

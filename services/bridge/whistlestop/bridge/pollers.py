@@ -20,11 +20,11 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.bridge.counters import POLL
 from whistlestop.bridge.heartbeats import Heartbeats
 from whistlestop.bridge.probes import Prober
-from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto import worker_pb2 as worker_pb
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.common.versioning.deployments import version_of, version_string
 
 if TYPE_CHECKING:

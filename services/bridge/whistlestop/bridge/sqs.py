@@ -20,7 +20,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from whistlestop.common.backoff import backoff
+from whistlestop.common.timing.backoff import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable

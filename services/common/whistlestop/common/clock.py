@@ -16,7 +16,7 @@ import asyncio
 from time import monotonic_ns, time_ns
 from typing import TYPE_CHECKING, Protocol
 
-from whistlestop.common.deadline_heap import DeadlineHeap
+from whistlestop.common.timing.deadline_heap import DeadlineHeap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

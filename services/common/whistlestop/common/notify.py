@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, Self
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.timing.backoff import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

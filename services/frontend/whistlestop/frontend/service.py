@@ -20,7 +20,7 @@ from whistlestop.common.messages.nesting import bound_of
 from whistlestop.common.messages.storable import nul_field
 from whistlestop.common.messages.times import refused_time
 from whistlestop.common.renamed_rpcs import OLD_NAMES, call_renamed, current_name
-from whistlestop.common.throttle import ThrottledWarnings
+from whistlestop.common.timing.throttle import ThrottledWarnings
 from whistlestop.frontend.api import Rules, UnknownSearchAttribute, parts_of
 from whistlestop.frontend.api.switches import guards
 from whistlestop.frontend.client_versions import check_call

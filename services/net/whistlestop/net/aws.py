@@ -24,8 +24,8 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.net.http.blocking import Connections
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.errors import Code, ServiceError, unavailable
-from whistlestop.common.throttle import ThrottledWarnings
+from whistlestop.common.timing.throttle import ThrottledWarnings
 from whistlestop.frontend.endpoints.browsers import BrowserRules
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY

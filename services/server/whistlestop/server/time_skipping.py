@@ -21,8 +21,8 @@ from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 
 from whistlestop.common.clock import SECOND_NS, WALL_CHECK_S, SkippingClock, SystemClock, wait_until
-from whistlestop.common.deadline_heap import DeadlineHeap
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.timing.deadline_heap import DeadlineHeap
 from whistlestop.frontend.registry import registry_of_tests
 from whistlestop.history.core import deadlines, pending_work
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, timestamp_ns

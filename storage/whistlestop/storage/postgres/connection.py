@@ -21,7 +21,7 @@ from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
 from psycopg.types.string import StrBinaryDumper
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from whistlestop.common.backoff import backoff
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.storage.errors import (
     CannotOpen,
     PermanentError,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
-    from whistlestop.common.throttle import ThrottledWarnings
+    from whistlestop.common.timing.throttle import ThrottledWarnings
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.service import Frontend
     from whistlestop.storage.namespaces import Namespace

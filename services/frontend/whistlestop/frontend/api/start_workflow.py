@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1.workflow_pb2 import WorkflowIdConflictPolicy, WorkflowIdReusePolicy
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
-from whistlestop.common import cron
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.timing import cron
 from whistlestop.frontend.api import checks, time_skipping
 from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
 from whistlestop.frontend.api.rules import UnknownSearchAttribute

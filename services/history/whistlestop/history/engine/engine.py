@@ -24,7 +24,7 @@ from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages import nesting
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
-from whistlestop.common.throttle import ThrottledWarnings
+from whistlestop.common.timing.throttle import ThrottledWarnings
 from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
 from whistlestop.history.core import history_limits
 from whistlestop.history.core.finish import finish

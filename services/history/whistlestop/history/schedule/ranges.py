@@ -10,8 +10,8 @@ import re
 
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
-from whistlestop.common.cron import duration_seconds
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.timing.cron import duration_seconds
 
 MIN_YEAR = 2000
 MAX_YEAR = 2100

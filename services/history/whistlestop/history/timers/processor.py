@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS, wait_toward
-from whistlestop.common.deadline_heap import DeadlineHeap
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.timing.deadline_heap import DeadlineHeap
 from whistlestop.history.core import deadlines
 from whistlestop.history.engine.transient_errors import is_transient
 from whistlestop.net.tasks.loops import Loop

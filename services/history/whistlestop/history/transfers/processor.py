@@ -14,9 +14,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.history.engine.transient_errors import is_transient
 from whistlestop.history.nexus.deliveries import PutOff
 from whistlestop.history.transfers import deliveries, push

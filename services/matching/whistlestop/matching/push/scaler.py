@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.timing.backoff import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.fairness import FIRST, is_keyed, priority_of
 from whistlestop.common.notify import task_queue_topic
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.matching.task_queue.dispatch_order import FairOrder, RowOrder, Window
 from whistlestop.matching.task_queue.rate_limit import NEVER_NS, KeyRate, RateLimiter
 from whistlestop.matching.task_queue.throughput import Rate, RatePair

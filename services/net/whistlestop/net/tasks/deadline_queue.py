@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from whistlestop.common.clock import SECOND_NS
-from whistlestop.common.deadline_heap import DeadlineHeap
+from whistlestop.common.timing.deadline_heap import DeadlineHeap
 
 if TYPE_CHECKING:
     from collections.abc import Callable

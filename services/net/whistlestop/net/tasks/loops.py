@@ -11,8 +11,8 @@ import logging
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.clock import SECOND_NS
+from whistlestop.common.timing.backoff import backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -14,8 +14,8 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.errors import failed_precondition
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.history.core.state_pb2 import CallbackInfo, TransferData
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ which the last run began to execute.
 
 from __future__ import annotations
 
-from whistlestop.common.cron import next_after, parse
+from whistlestop.common.timing.cron import next_after, parse
 from whistlestop.history.core.times import SECOND_NS
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 
-from whistlestop.common import cron
+from whistlestop.common.timing import cron
 from whistlestop.history.core import retry
 from whistlestop.history.core.chain.start import run_timeout, task_timeout
 from whistlestop.history.core.commands import sizes

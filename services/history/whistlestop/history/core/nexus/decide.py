@@ -21,10 +21,10 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from whistlestop.common.backoff import backoff
 from whistlestop.common.errors import not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.history.core import nonces
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import standalone as nexus_execution

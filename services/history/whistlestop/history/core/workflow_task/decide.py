@@ -21,7 +21,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
 from whistlestop.common import fairness
-from whistlestop.common.backoff import backoff
+from whistlestop.common.timing.backoff import backoff
 from whistlestop.history.core import nonces
 from whistlestop.history.core.times import SECOND_NS, set_duration, set_timestamp
 from whistlestop.history.core.versioning import build_ids

@@ -1,0 +1,1 @@
+"""When something is done: after a pause, at a deadline, by cron, or no more often than a rate allows."""
