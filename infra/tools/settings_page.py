@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from whistlestop.common.dynamic_config import as_given, is_span
-from whistlestop.server.dynamic_config import HONOURED, SECTIONS, by_namespace
-from whistlestop.server.temporal_settings import REASONS, RELEASE, Setting, settings, write
+from whistlestop.server.settings.dynamic_config import HONOURED, SECTIONS, by_namespace
+from whistlestop.server.settings.temporal_settings import REASONS, RELEASE, Setting, settings, write
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 INTRODUCTION = f"""# Dynamic configuration
@@ -43,7 +43,7 @@ checks the YAML and passes it on. A long one, or one that changes often, is stor
 `DynamicConfigParameter`.
 
 This page is written by `python infra/tools/settings_page.py`, from the list of keys in
-`services/server/whistlestop/server/temporal_settings.tsv`.
+`services/server/whistlestop/server/settings/temporal_settings.tsv`.
 """
 
 

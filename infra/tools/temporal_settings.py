@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whistlestop.server.temporal_settings import COLUMNS, FILE, Setting, settings, write
+from whistlestop.server.settings.temporal_settings import COLUMNS, FILE, Setting, settings, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

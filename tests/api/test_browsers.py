@@ -15,9 +15,9 @@ from whistlestop.frontend import lambda_function
 from whistlestop.frontend.auth.config import AuthConfig
 from whistlestop.frontend.endpoints.browsers import BrowserRules, hosts_of, origins_of
 from whistlestop.server.config import ServerConfig
-from whistlestop.server.dynamic_config import DynamicConfig
 from whistlestop.server.internal_endpoint import InternalApi
 from whistlestop.server.process import Server
+from whistlestop.server.settings.dynamic_config import DynamicConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ from whistlestop.deploy import checks, template
 from whistlestop.deploy.cloud import Cloud
 from whistlestop.deploy.run import plan
 from whistlestop.deploy.settings import DeployError, Settings
-from whistlestop.server.dynamic_file import document_of
+from whistlestop.server.settings.dynamic_file import document_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

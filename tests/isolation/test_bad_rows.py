@@ -546,8 +546,8 @@ async def test_a_check_finds_bad_rows_that_were_not_read_yet(backend: Backend) -
 
 
 async def test_rows_that_were_set_aside_are_metrics(backend: Backend) -> None:
+    from whistlestop.server.metrics.prometheus import PrometheusMetrics
     from whistlestop.server.process import _Backlog
-    from whistlestop.server.prometheus import PrometheusMetrics
 
     metrics = PrometheusMetrics()
     backend.history.aside.listener = metrics.row_failed

@@ -78,7 +78,7 @@ def test_recipes_name_make_targets_that_exist() -> None:
 
 def test_every_metric_is_in_the_operators_table() -> None:
     """And nothing else is."""
-    from whistlestop.server.prometheus import PrometheusMetrics
+    from whistlestop.server.metrics.prometheus import PrometheusMetrics
 
     metrics = PrometheusMetrics()
     metrics.watch_polls(dict, lambda: 0)

@@ -29,7 +29,7 @@ UNWANTED = {
     "temporalio.client", "google.protobuf.json_format", "importlib.metadata", "importlib.resources", "email",
     "http.client", "http.server", "urllib.request", "zoneinfo", "decimal", "tempfile", "multiprocessing", "tomllib",
     "whistlestop.storage.postgres", "whistlestop.bridge", "whistlestop.deploy", "whistlestop.server.cli.app",
-    "whistlestop.frontend.endpoints.http", "whistlestop.net.http.protocol", "whistlestop.server.exposition",
+    "whistlestop.frontend.endpoints.http", "whistlestop.net.http.protocol", "whistlestop.server.metrics.exposition",
     "whistlestop.history.service", "whistlestop.matching.service", "whistlestop.frontend.api.visibility",
     "whistlestop.storage.visibility",
 }  # fmt: skip

@@ -15,7 +15,7 @@ from whistlestop.server.cli import server as commands
 from whistlestop.server.cli import starting
 from whistlestop.server.cli.errors import CommandError
 from whistlestop.server.cli.server_file import ServerFile
-from whistlestop.server.dynamic_config import HONOURED, SECTIONS, DynamicConfig
+from whistlestop.server.settings.dynamic_config import HONOURED, SECTIONS, DynamicConfig
 
 if TYPE_CHECKING:
     from whistlestop.server.config import ServerConfig

@@ -26,13 +26,13 @@ from whistlestop.history.dynamic_keys import LIMIT_KEYS
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.net.outbound import Named, Outbound
-from whistlestop.server import live_config
 from whistlestop.server.config import ServerConfig
-from whistlestop.server.dynamic_config import HONOURED, DynamicConfig, by_namespace
-from whistlestop.server.dynamic_file import MAX_BYTES, DynamicSource, parse
-from whistlestop.server.live_config import AT_THE_START, EVERY_S, LiveConfig
 from whistlestop.server.process import Server
-from whistlestop.server.temporal_settings import settings
+from whistlestop.server.settings import live_config
+from whistlestop.server.settings.dynamic_config import HONOURED, DynamicConfig, by_namespace
+from whistlestop.server.settings.dynamic_file import MAX_BYTES, DynamicSource, parse
+from whistlestop.server.settings.live_config import AT_THE_START, EVERY_S, LiveConfig
+from whistlestop.server.settings.temporal_settings import settings
 
 EXAMPLE = """
 limit.maxIDLength:

@@ -31,9 +31,9 @@ from whistlestop.server.config import (
     bind_address,
     without_password,
 )
-from whistlestop.server.dynamic_config import DynamicConfig
 from whistlestop.server.logs import LogFormat, configure
 from whistlestop.server.membership import ALONE_EXPIRY_S, ALONE_S, Membership
+from whistlestop.server.settings.dynamic_config import DynamicConfig
 from whistlestop.server.stores import make_store
 
 if TYPE_CHECKING:

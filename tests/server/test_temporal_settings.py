@@ -8,8 +8,8 @@ import logging
 import pytest
 from infra.tools import settings_page
 
-from whistlestop.server.dynamic_config import HONOURED, SECTIONS, DynamicConfig
-from whistlestop.server.temporal_settings import REASONS, settings
+from whistlestop.server.settings.dynamic_config import HONOURED, SECTIONS, DynamicConfig
+from whistlestop.server.settings.temporal_settings import REASONS, settings
 
 OTHERS = {
     "component.callbacks.allowedaddresses",  # of earlier releases

@@ -29,7 +29,7 @@ from whistlestop.history.service import History
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.matching.service import Matching
-from whistlestop.server.dynamic_config import DynamicConfig
+from whistlestop.server.settings.dynamic_config import DynamicConfig
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.net.listen_address import bind_ip, is_loopback
-from whistlestop.server.dynamic_config import DynamicConfig
+from whistlestop.server.settings.dynamic_config import DynamicConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from whistlestop.frontend.auth.config import AuthConfig
-    from whistlestop.server.dynamic_file import DynamicSource
+    from whistlestop.server.settings.dynamic_file import DynamicSource
 
 DEFAULT_PORT = 7233
 DEFAULT_NAMESPACE = "default"

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from whistlestop.net.http.asgi import App
     from whistlestop.server.config import TlsConfig
     from whistlestop.server.grpc_endpoint import GrpcEndpoint
-    from whistlestop.server.prometheus import PrometheusMetrics
+    from whistlestop.server.metrics.prometheus import PrometheusMetrics
     from whistlestop.storage.interface import Store
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Server:
         config = self.config
         if config.dynamic_source is None:
             return
-        from whistlestop.server.live_config import LiveConfig, reconfigure
+        from whistlestop.server.settings.live_config import LiveConfig, reconfigure
 
         live = LiveConfig(config.dynamic_source, config.dynamic, services.clock, partial(reconfigure, services))
         task = asyncio.ensure_future(live.run())
@@ -257,7 +257,7 @@ class Server:
 
     async def _open_metrics(self, ip: str, metrics: PrometheusMetrics, services: Services) -> None:
         from whistlestop.net.http.server import HttpServer
-        from whistlestop.server.prometheus import metrics_app
+        from whistlestop.server.metrics.prometheus import metrics_app
 
         app = metrics_app(metrics, _Backlog(services, metrics).refresh, _browser_rules(self.config, services))
         endpoint = HttpServer(app, budget=self._budget)
@@ -427,7 +427,7 @@ def _made_later(make: Callable[[], App]) -> App:
 
 
 def _make_metrics() -> PrometheusMetrics:
-    from whistlestop.server.prometheus import PrometheusMetrics
+    from whistlestop.server.metrics.prometheus import PrometheusMetrics
 
     return PrometheusMetrics()
 

@@ -19,7 +19,7 @@ from whistlestop.server.cli.output import Output, print_json, print_table, wants
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from whistlestop.server.dynamic_config import DynamicConfig
+    from whistlestop.server.settings.dynamic_config import DynamicConfig
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -67,8 +67,8 @@ def _text(value: object) -> str:
 
 def _dynamic(given: list[str] | None, path: str, source: str) -> DynamicConfig:
     from whistlestop.common.dynamic_config import InvalidDynamicConfig
-    from whistlestop.server.dynamic_config import DynamicConfig
-    from whistlestop.server.dynamic_file import DynamicSource
+    from whistlestop.server.settings.dynamic_config import DynamicConfig
+    from whistlestop.server.settings.dynamic_file import DynamicSource
 
     try:
         flags = DynamicConfig.parse(given or (), source)
@@ -107,8 +107,8 @@ def _printable(name: str, value: Any) -> Any:
 
 def _values(dynamic: DynamicConfig, *, everything: bool) -> Iterator[dict[str, Any]]:
     """Yield each configured value, with a remark if it has no effect."""
-    from whistlestop.server.dynamic_config import HONOURED
-    from whistlestop.server.temporal_settings import settings
+    from whistlestop.server.settings.dynamic_config import HONOURED
+    from whistlestop.server.settings.temporal_settings import settings
 
     names = {setting.key.lower(): setting.key for setting in settings()}
     for namespace, values in (("", dynamic.values), *sorted(dynamic.namespaces.items())):
@@ -125,7 +125,7 @@ def _values(dynamic: DynamicConfig, *, everything: bool) -> Iterator[dict[str, A
 def _default(key: str) -> object:
     """Return the default of a key, durations in the form of the configuration."""
     from whistlestop.common.dynamic_config import as_given
-    from whistlestop.server.dynamic_config import SECTIONS
+    from whistlestop.server.settings.dynamic_config import SECTIONS
 
     for settings_of, keys in SECTIONS:
         if key in keys:

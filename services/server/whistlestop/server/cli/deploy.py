@@ -128,7 +128,7 @@ def _document(path: str) -> str:
     if not path:
         return ""
     from whistlestop.common.dynamic_config import InvalidDynamicConfig
-    from whistlestop.server.dynamic_file import document_of
+    from whistlestop.server.settings.dynamic_file import document_of
 
     try:
         return document_of(path)

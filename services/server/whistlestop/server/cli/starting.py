@@ -23,11 +23,11 @@ from whistlestop.server.config import (
     TlsConfig,
     development_outbound,
 )
-from whistlestop.server.dynamic_config import DynamicConfig
+from whistlestop.server.settings.dynamic_config import DynamicConfig
 
 if TYPE_CHECKING:
     from whistlestop.frontend.auth.config import AuthConfig
-    from whistlestop.server.dynamic_file import DynamicSource
+    from whistlestop.server.settings.dynamic_file import DynamicSource
 
 SEARCH_ATTRIBUTE_TYPES = ("Text", "Keyword", "Int", "Double", "Bool", "Datetime", "KeywordList")
 """In the order of Temporal's IndexedValueType, from 1."""
@@ -239,7 +239,7 @@ def _dynamic(given: list[str] | None, path: str) -> tuple[DynamicConfig, Dynamic
         dynamic, source = DynamicConfig.parse(given or ()), None
         dynamic.check()
         if path:
-            from whistlestop.server.dynamic_file import DynamicSource
+            from whistlestop.server.settings.dynamic_file import DynamicSource
 
             source = DynamicSource(path, dynamic)
             dynamic = source.read()

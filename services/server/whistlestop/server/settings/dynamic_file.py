@@ -19,7 +19,7 @@ from pathlib import Path
 
 from whistlestop.common.dynamic_config import InvalidDynamicConfig
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.server.dynamic_config import DynamicConfig, is_by_namespace
+from whistlestop.server.settings.dynamic_config import DynamicConfig, is_by_namespace
 
 MAX_BYTES = 1 << 20
 

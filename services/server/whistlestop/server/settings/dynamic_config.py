@@ -50,7 +50,7 @@ HONOURED = frozenset(key for _, keys in SECTIONS for key in keys)
 @cache
 def by_namespace() -> frozenset[str]:
     """Return the keys whose values may differ between namespaces."""
-    from whistlestop.server.temporal_settings import settings
+    from whistlestop.server.settings.temporal_settings import settings
 
     there = {setting.key.lower() for setting in settings() if setting.scope != "Global"}
     return frozenset(there.intersection((*LIMIT_KEYS, *FRONTEND_KEYS)) - ONE_VALUE - MATCHING_KEYS.keys())
@@ -83,7 +83,7 @@ _SO_ANYWAY = {"always": True, "never": False}
 
 
 def _why_not(key: str, value: object) -> str:
-    from whistlestop.server.temporal_settings import REASONS, RELEASE, settings
+    from whistlestop.server.settings.temporal_settings import REASONS, RELEASE, settings
 
     known = {setting.key.lower(): setting for setting in settings()}
     setting = known.get(key)

@@ -92,7 +92,7 @@ class PrometheusMetrics:
     def render(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         if self._text is None:
-            from whistlestop.server.exposition import text_of
+            from whistlestop.server.metrics.exposition import text_of
 
             self._text = text_of(self)
         return self._text()

@@ -15,14 +15,14 @@ from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
 from whistlestop.history.dynamic_keys import LIMIT_KEYS
 from whistlestop.matching.dynamic_keys import MATCHING_KEYS
 from whistlestop.net.tasks.loops import Loop
-from whistlestop.server.dynamic_config import HONOURED, DynamicConfig
+from whistlestop.server.settings.dynamic_config import HONOURED, DynamicConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from whistlestop.common.clock import Clock
     from whistlestop.server.assembly import Services
-    from whistlestop.server.dynamic_file import DynamicSource
+    from whistlestop.server.settings.dynamic_file import DynamicSource
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-from whistlestop.server.prometheus import BUCKETS, TASK_TYPES
+from whistlestop.server.metrics.prometheus import BUCKETS, TASK_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client import Metric
 
-    from whistlestop.server.prometheus import PrometheusMetrics
+    from whistlestop.server.metrics.prometheus import PrometheusMetrics
 
 
 def text_of(metrics: PrometheusMetrics) -> Callable[[], bytes]:

@@ -1,0 +1,1 @@
+"""The metrics of a process, recorded and exposed for Prometheus."""

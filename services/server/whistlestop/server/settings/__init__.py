@@ -1,0 +1,1 @@
+"""Temporal's dynamic configuration in a server: its keys, its file, and changes while the server runs."""
