@@ -45,7 +45,7 @@ def told(server, title, hints):
 class Watching:
     def find_spec(self, name, path=None, target=None):
         if name == "whistlestop.server.process":
-            import whistlestop.server.cli.serve as serve
+            import whistlestop.server.cli.start.serve as serve
             serve._announce = told
             sys.meta_path.remove(self)
         return None
@@ -70,7 +70,7 @@ main(sys.argv[1:])
 """
 _UNAVOIDABLE = """
 import gc, json, sys, time
-from whistlestop.server.cli.message_imports import import_messages_alone
+from whistlestop.server.cli.start.message_imports import import_messages_alone
 import_messages_alone()
 gc.disable()
 import asyncio, uvloop, sqlite3
@@ -134,7 +134,7 @@ def test_the_sdk_is_imported_at_first_use() -> None:
     """Packages that were made without running them run when more than their modules of messages is wanted."""
     code = """
 import json, sys
-from whistlestop.server.cli.message_imports import import_messages_alone
+from whistlestop.server.cli.start.message_imports import import_messages_alone
 import_messages_alone()
 import temporalio.api.common.v1.message_pb2 as messages
 before = "temporalio.service" in sys.modules

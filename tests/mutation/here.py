@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVarTuple
 
 from tests.parity import servers
 from whistlestop.server import process
-from whistlestop.server.cli import serve
 from whistlestop.server.cli.app import run
+from whistlestop.server.cli.start import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

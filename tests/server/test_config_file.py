@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from whistlestop.server.cli import config as config_commands
 from whistlestop.server.cli import server as commands
-from whistlestop.server.cli import starting
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.cli.server_file import ServerFile
+from whistlestop.server.cli.start import starting
+from whistlestop.server.cli.start.server_file import ServerFile
 from whistlestop.server.settings.dynamic_config import HONOURED, SECTIONS, DynamicConfig
 
 if TYPE_CHECKING:

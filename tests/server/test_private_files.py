@@ -143,7 +143,7 @@ async def test_a_backup_of_postgres(tmp_path: Path) -> None:
 
 def test_secrets_that_others_can_read_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from whistlestop.frontend.auth.config import _text
-    from whistlestop.server.cli.starting import _secret
+    from whistlestop.server.cli.start.starting import _secret
 
     path = tmp_path / "secret"
     for mode, said in ((0o600, 0), (0o640, 2), (0o604, 2), (0o622, 2)):

@@ -10,8 +10,8 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from whistlestop.server.cli import quick_start, starting
 from whistlestop.server.cli import server as commands
+from whistlestop.server.cli.start import quick_start, starting
 from whistlestop.server.release import VERSION
 
 if TYPE_CHECKING:

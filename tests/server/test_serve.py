@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from whistlestop.server.cli import serve as cli_serve
 from whistlestop.server.cli.errors import CommandError
+from whistlestop.server.cli.start import serve as cli_serve
 from whistlestop.server.config import BadConfig
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Never
 
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.cli.message_imports import import_messages_alone
+from whistlestop.server.cli.start.message_imports import import_messages_alone
 from whistlestop.server.config import ServerConfig, development_outbound
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> Never:
     """Serve until asked to stop, then exit the process. Without arguments, those of the process are parsed."""
     parsed = _parser().parse_args(arguments)
     import_messages_alone()
-    from whistlestop.server.cli.serve import serve
+    from whistlestop.server.cli.start.serve import serve
     from whistlestop.server.logs import LogFormat, configure
     from whistlestop.server.time_skipping import TimeSkippingServer
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    from whistlestop.server.cli import quick_start
+    from whistlestop.server.cli.start import quick_start
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     code = quick_start.run(given)

@@ -31,8 +31,8 @@ GROUPS = {
     "task-queue": ("whistlestop.server.cli.task_queue", "Inspect task queues."),
     "cluster": ("whistlestop.server.cli.cluster", "Inspect the cluster."),
     "key": ("whistlestop.server.cli.key", "Manage API keys."),
-    "deploy": ("whistlestop.server.cli.deploy", "Deploy the three functions to a cloud account."),
-    "destroy": ("whistlestop.server.cli.destroy", "Delete a deployed stack."),
+    "deploy": ("whistlestop.server.cli.aws.deploy", "Deploy the three functions to a cloud account."),
+    "destroy": ("whistlestop.server.cli.aws.destroy", "Delete a deployed stack."),
     "config": ("whistlestop.server.cli.config", "Inspect the configuration."),
     "bridge": ("whistlestop.server.cli.bridge", "Serve gRPC next to a worker and forward calls over HTTP."),
 }

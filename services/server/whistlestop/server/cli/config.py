@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whistlestop.server.cli.config_file import (  # noqa: TC001 - typer reads the annotations
+from whistlestop.server.cli.errors import CommandError
+from whistlestop.server.cli.output import Output, print_json, print_table, wants_json
+from whistlestop.server.cli.start.config_file import (  # noqa: TC001 - typer reads the annotations
     ConfigFile,
     DynamicConfigFile,
     DynamicConfigValues,
 )
-from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.cli.output import Output, print_json, print_table, wants_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def _dynamic(given: list[str] | None, path: str, source: str) -> DynamicConfig:
 
 def _flags(of_file: dict[str, Any], file: str, *, everything: bool) -> Iterator[dict[str, Any]]:
     """Yield each flag of `server start` from the environment, else from the file, else with its default."""
-    from whistlestop.server.cli.quick_start import ENVIRONMENT, FROM_ENVIRONMENT, START
+    from whistlestop.server.cli.start.quick_start import ENVIRONMENT, FROM_ENVIRONMENT, START
 
     for name, (_, default) in START.items():
         if name in ("dynamic_config_value", "dynamic_config_file"):

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from whistlestop.server.cli import starting
 from whistlestop.server.cli.auth_flags import AllowAnonymous, ApiKeys  # noqa: TC001 - typer reads them at run time
-from whistlestop.server.cli.config_file import (  # noqa: TC001 - as above
+from whistlestop.server.cli.start import starting
+from whistlestop.server.cli.start.config_file import (  # noqa: TC001 - as above
     ConfigFile,
     DynamicConfigFile,
     DynamicConfigValues,
 )
-from whistlestop.server.cli.starting import LOG_FORMATS, LOG_LEVELS
+from whistlestop.server.cli.start.starting import LOG_FORMATS, LOG_LEVELS
 from whistlestop.server.config import DEFAULT_PORT
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

@@ -186,7 +186,7 @@ def _store(database_url: str, path: str, pragmas: list[str] | None, listen_url: 
 def _origins(given: list[str] | None) -> tuple[str, ...]:
     if not given:
         return ()
-    from whistlestop.server.cli.message_imports import import_messages_alone
+    from whistlestop.server.cli.start.message_imports import import_messages_alone
 
     import_messages_alone()  # before anything imports Temporal's API
     from whistlestop.frontend.endpoints.browsers import origins_of
@@ -308,11 +308,11 @@ def _print_config(config: ServerConfig) -> None:
 
 
 def _run(config: ServerConfig, title: str, advice: list[str]) -> int:
-    from whistlestop.server.cli.message_imports import import_messages_alone
+    from whistlestop.server.cli.start.message_imports import import_messages_alone
 
     import_messages_alone()
     gc.disable()  # importing makes many permanent objects and nearly no garbage
-    from whistlestop.server.cli.serve import serve
+    from whistlestop.server.cli.start.serve import serve
     from whistlestop.server.process import Server
 
     return serve(Server(config), title, advice)

@@ -50,7 +50,7 @@ DynamicConfigFile = Annotated[
 def _parsed(path: str) -> dict[str, Any]:
     from pydantic import ValidationError
 
-    from whistlestop.server.cli.server_file import ServerFile
+    from whistlestop.server.cli.start.server_file import ServerFile
 
     try:
         given = tomllib.loads(Path(path).read_text("utf-8"))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from whistlestop.server.cli.stack import Stack, on_a_stack
+from whistlestop.server.cli.aws.stack import Stack, on_a_stack
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

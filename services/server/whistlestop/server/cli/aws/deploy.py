@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whistlestop.server.cli.aws.stack import Stack, on_a_stack
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.cli.stack import Stack, on_a_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

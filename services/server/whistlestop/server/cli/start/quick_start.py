@@ -154,8 +154,8 @@ def run(arguments: Sequence[str]) -> int | None:
     found = plain(arguments)
     if found is None:
         return None
-    from whistlestop.server.cli import starting
     from whistlestop.server.cli.errors import CommandError, complain
+    from whistlestop.server.cli.start import starting
 
     command, parameters = found
     start: Callable[..., int] = starting.start_dev if command == "start-dev" else starting.start

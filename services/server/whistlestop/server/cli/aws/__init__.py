@@ -1,0 +1,1 @@
+"""Commands that deploy to AWS or delete what was deployed."""
