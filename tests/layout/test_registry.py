@@ -68,8 +68,10 @@ def test_types_are_those_of_the_descriptors() -> None:
 
 def _tables(name: str) -> dict[str, dict[str, Any]]:
     """Return the tables of a name by the name of their module."""
+    prefix = f"{api.__name__}."
     modules = {
-        module.name: import_module(f"{api.__name__}.{module.name}") for module in pkgutil.iter_modules(api.__path__)
+        module.name.removeprefix(prefix): import_module(module.name)
+        for module in pkgutil.walk_packages(api.__path__, prefix)
     }
     return {module: getattr(code, name) for module, code in modules.items() if hasattr(code, name)}
 

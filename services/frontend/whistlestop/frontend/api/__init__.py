@@ -20,14 +20,14 @@ _METHODS_OF = {
     "cluster": (
         "GetSystemInfo", "GetClusterInfo", "ListClusters",
     ),
-    "deployment_compute": (
+    "deployments.deployment_compute": (
         "CreateWorkerDeploymentVersion", "UpdateWorkerDeploymentVersionComputeConfig",
         "ValidateWorkerDeploymentVersionComputeConfig",
     ),
-    "deployment_routing": (
+    "deployments.deployment_routing": (
         "SetWorkerDeploymentCurrentVersion", "SetWorkerDeploymentRampingVersion",
     ),
-    "deployments": (
+    "deployments.deployments": (
         "CreateWorkerDeployment", "DeleteWorkerDeployment", "DeleteWorkerDeploymentVersion",
         "DescribeWorkerDeployment", "DescribeWorkerDeploymentVersion", "ListWorkerDeployments",
         "SetWorkerDeploymentManager", "UpdateWorkerDeploymentVersionMetadata",
@@ -57,31 +57,31 @@ _METHODS_OF = {
         "DescribeNexusOperationExecution", "PollNexusOperationExecution", "DeleteNexusOperationExecution",
         "RequestCancelNexusOperationExecution", "TerminateNexusOperationExecution",
     ),
-    "start_workflow": (
+    "workflow.start_workflow": (
         "StartWorkflowExecution", "SignalWithStartWorkflowExecution", "ExecuteMultiOperation",
     ),
     "task_queue": (
         "PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue", "DescribeTaskQueue",
         "ListTaskQueuePartitions", "UpdateTaskQueueConfig", "ShutdownWorker",
     ),
-    "task_reachability": (
+    "versioning.task_reachability": (
         "GetWorkerTaskReachability", "DescribeTaskQueue",
     ),
-    "time_skipping": (
+    "workflow.time_skipping": (
         "PollWorkflowExecutionTimeSkipping",
     ),
-    "update_workflow": (
+    "workflow.update_workflow": (
         "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate", "UpdateWorkflowExecutionOptions",
     ),
-    "version_sets": (
+    "versioning.version_sets": (
         "UpdateWorkerBuildIdCompatibility", "GetWorkerBuildIdCompatibility",
     ),
-    "versioning": (
+    "versioning.worker_deployment": (
         "CreateWorkerDeployment", "CreateWorkerDeploymentVersion", "DeleteWorkerDeployment",
         "DeleteWorkerDeploymentVersion", "DescribeWorkerDeployment", "DescribeWorkerDeploymentVersion",
         "SetWorkerDeploymentCurrentVersion", "SetWorkerDeploymentManager", "SetWorkerDeploymentRampingVersion",
     ),
-    "versioning_rules": (
+    "versioning.versioning_rules": (
         "UpdateWorkerVersioningRules", "GetWorkerVersioningRules",
     ),
     "visibility": (
@@ -95,13 +95,13 @@ _METHODS_OF = {
         "RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed", "RespondQueryTaskCompleted",
         "RespondNexusTaskCompleted", "RespondNexusTaskFailed",
     ),
-    "workflow_execution": (
+    "workflow.workflow_execution": (
         "SignalWorkflowExecution", "RequestCancelWorkflowExecution", "TerminateWorkflowExecution",
         "ResetWorkflowExecution", "DeleteWorkflowExecution", "DescribeWorkflowExecution", "QueryWorkflow",
         "GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse", "ResetStickyTaskQueue",
         "PauseWorkflowExecution", "UnpauseWorkflowExecution",
     ),
-    "workflow_rules": (
+    "workflow.workflow_rules": (
         "CreateWorkflowRule", "DescribeWorkflowRule", "DeleteWorkflowRule", "ListWorkflowRules",
     ),
 }  # fmt: skip

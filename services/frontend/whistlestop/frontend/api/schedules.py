@@ -16,8 +16,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.listing import Division, entries, fill_count, page
-from whistlestop.frontend.api.start_workflow import check_timeouts
-from whistlestop.frontend.api.versioning import check_override
+from whistlestop.frontend.api.versioning.worker_deployment import check_override
+from whistlestop.frontend.api.workflow.start_workflow import check_timeouts
 from whistlestop.storage.visibility import AttributeType, row_payloads
 from whistlestop.storage.visibility.attributes import SYSTEM_AND_PREDEFINED
 from whistlestop.storage.visibility.query import And, Expression, Not, Or

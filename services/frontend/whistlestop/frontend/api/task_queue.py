@@ -8,7 +8,7 @@ from temporalio.api.enums.v1.task_queue_pb2 import DescribeTaskQueueMode, TaskQu
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.worker_version import check_worker_version
+from whistlestop.frontend.api.versioning.worker_version import check_worker_version
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.messages.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.worker_version import check_worker_version
+from whistlestop.frontend.api.versioning.worker_version import check_worker_version
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1.update_pb2 import UpdateWorkflowExecutionLifecycleStage
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.frontend.api import checks, time_skipping
+from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
 from whistlestop.frontend.api.switches import UPDATES_DISABLED, denied
+from whistlestop.frontend.api.workflow import time_skipping
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb

@@ -17,8 +17,8 @@ from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_
 from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, CheckComputeResponse, RerouteTasksRequest
 from whistlestop.common.versioning.deployment_changes import add_version
 from whistlestop.common.versioning.deployments import find_deployment, find_version, serves
-from whistlestop.frontend.api import compute_config
-from whistlestop.frontend.api.deployments import change_adding_version, find, limits_of, store_of
+from whistlestop.frontend.api.deployments import compute_config
+from whistlestop.frontend.api.deployments.deployments import change_adding_version, find, limits_of, store_of
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.service import Frontend
 
-from whistlestop.frontend.api.deployments import (
+from whistlestop.frontend.api.deployments.deployments import (
     change_adding_version,
     changed,
     check_manager,

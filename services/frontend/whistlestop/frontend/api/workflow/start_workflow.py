@@ -12,11 +12,12 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.common.timing import cron
-from whistlestop.frontend.api import checks, time_skipping
+from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
-from whistlestop.frontend.api.update_workflow import check_update
-from whistlestop.frontend.api.versioning import check_override
+from whistlestop.frontend.api.versioning.worker_deployment import check_override
+from whistlestop.frontend.api.workflow import time_skipping
+from whistlestop.frontend.api.workflow.update_workflow import check_update
 from whistlestop.net.rpc_status import packed
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest
 from whistlestop.common.versioning.build_ids import find_build, set_id_of
 from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.deployments import reroute_tasks, store_of
+from whistlestop.frontend.api.deployments.deployments import reroute_tasks, store_of
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext

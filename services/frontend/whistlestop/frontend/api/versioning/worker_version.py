@@ -8,8 +8,8 @@ from temporalio.api.enums.v1.task_queue_pb2 import TASK_QUEUE_KIND_STICKY
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.version_sets import switched_off
-from whistlestop.frontend.api.versioning import check_deployment_options
+from whistlestop.frontend.api.versioning.version_sets import switched_off
+from whistlestop.frontend.api.versioning.worker_deployment import check_deployment_options
 
 if TYPE_CHECKING:
     from temporalio.api.common.v1.message_pb2 import WorkerVersionCapabilities, WorkerVersionStamp

@@ -18,9 +18,9 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.versioning.build_ids import find_build, is_fully_ramped
 from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.deployments import store_of
-from whistlestop.frontend.api.version_sets import RULES_OFF, switched_off
-from whistlestop.frontend.api.versioning_rules import upstream
+from whistlestop.frontend.api.deployments.deployments import store_of
+from whistlestop.frontend.api.versioning.version_sets import RULES_OFF, switched_off
+from whistlestop.frontend.api.versioning.versioning_rules import upstream
 from whistlestop.storage.visibility import parse
 
 if TYPE_CHECKING:

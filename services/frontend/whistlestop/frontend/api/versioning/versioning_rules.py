@@ -20,8 +20,8 @@ from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerRes
 from whistlestop.common.versioning.build_ids import build_queue, find_build, is_fully_ramped
 from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.deployments import store_of
-from whistlestop.frontend.api.version_sets import RULES_OFF, reroute, switched_off
+from whistlestop.frontend.api.deployments.deployments import store_of
+from whistlestop.frontend.api.versioning.version_sets import RULES_OFF, reroute, switched_off
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -37,8 +37,8 @@ from whistlestop.common.versioning.deployments import (
     version_string,
     versioned_queue,
 )
-from whistlestop.frontend.api import compute_config
-from whistlestop.frontend.api.compute_status import compute_status
+from whistlestop.frontend.api.deployments import compute_config
+from whistlestop.frontend.api.deployments.compute_status import compute_status
 from whistlestop.storage.deployments import MAX_BEHIND_S, Deployments
 
 if TYPE_CHECKING:

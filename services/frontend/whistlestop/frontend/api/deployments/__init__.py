@@ -1,0 +1,1 @@
+"""Worker deployments and their versions: routing, and the compute that starts their workers."""
