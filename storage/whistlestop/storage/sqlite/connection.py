@@ -105,6 +105,8 @@ def translate(error: Exception) -> StorageError:
         return SchemaMismatch(f"the schema is older than this release ({text}): run `whistlestop db migrate`")
     if isinstance(error, (OverflowError, UnicodeError, sqlite3.DataError)):
         return Refused("a value that no store holds")
+    if isinstance(error, OSError):
+        return Unavailable(f"the database's files can't be accessed: {text}")
     if not isinstance(error, sqlite3.Error):
         return StorageError(f"the statement was not run: {type(error).__name__}: {text}")
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF

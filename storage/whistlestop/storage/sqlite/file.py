@@ -261,18 +261,22 @@ class Identity:
     """The identity of the file that was opened, to notice when another file has taken its name."""
 
     def __init__(self, path: str) -> None:
+        """Raise OSError when the file can't be looked at."""
         self._path = os.path.realpath(path)
         self._opened = self._now()
 
     def _now(self) -> tuple[int, int] | None:
         try:
             found = os.stat(self._path)  # noqa: PTH116 - for every commit: no object in between
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_dev, found.st_ino
 
     def problem(self) -> str:
-        """Return a message when the file was moved, deleted or replaced; empty while it is in its place."""
+        """Return a message when the file was moved, deleted or replaced; empty while it is in its place.
+
+        Raise OSError when that can't be found out now.
+        """
         now = self._now()
         if now == self._opened:
             return ""

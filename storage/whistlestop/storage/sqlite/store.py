@@ -60,28 +60,42 @@ class SqliteStore(
                 for _ in range(SLOW_THREADS):
                     self._slow.put(connect(self.path, self._pragmas, read_only=True))
                 self._slow_threads = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="sqlite-reader")
-                self._writer = GroupWriter(main, self.path)
-        except BaseException:
+                self._writer = self._group_writer(main)
+        except BaseException as error:
+            self._close_readers()
             main.close()
+            if isinstance(error, (OSError, RuntimeError)):
+                raise CannotOpen(f"can't use the database {self.path}: {error}") from error
             raise
         self._main = main
+
+    def _group_writer(self, main: sqlite3.Connection) -> GroupWriter:
+        return GroupWriter(main, self.path)
 
     async def close(self) -> None:
         if self._main is None or self._writer is None:
             return
         await self._writer.close()
-        if self._slow_threads is not None:
-            self._slow_threads.shutdown()
+        self._close_readers()
         if self.path != MEMORY:
-            slow = [] if self._slow is None else [self._slow.get() for _ in range(SLOW_THREADS)]
-            for db in (self._reader and self._reader.connection, self._lister, *slow):
-                if db is not None:
-                    db.close()
             # The last connection to close moves the WAL into the file and deletes it.
             with suppress(sqlite3.Error):
                 file.settle(self._main)
         self._main.close()
-        self._main = self._reader = self._lister = self._slow = self._slow_threads = self._writer = None
+        self._main = self._writer = None
+
+    def _close_readers(self) -> None:
+        """Wait for the long reads, and close all connections but the main one."""
+        if self._slow_threads is not None:
+            self._slow_threads.shutdown()
+        if self.path != MEMORY:
+            slow = []
+            while self._slow is not None and not self._slow.empty():
+                slow.append(self._slow.get())
+            for db in (self._reader and self._reader.connection, self._lister, *slow):
+                if db is not None:
+                    db.close()
+        self._reader = self._lister = self._slow = self._slow_threads = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
         """Apply the migrations that are missing and return their names; contract migrations only when asked for."""

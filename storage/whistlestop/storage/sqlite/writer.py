@@ -1,11 +1,13 @@
 """Group commit: all jobs that are ready go into one SQL transaction, and so share one flush to disk.
 
-Rules of this file: - a job checks all its conditions before it writes anything, so one that raises a StorageError
-leaves nothing behind
-    and needs no savepoint; any other error rolls the group back, and the group is run again without that job;
-- statements run on the event loop (microseconds each; on another thread every one of them would wait for the
-    interpreter lock), the COMMIT with its flush runs on the writer thread, and meanwhile the next group gathers;
-- no caller gets its result before the COMMIT has returned.
+Rules of this file:
+
+- A job checks all its conditions before it writes anything, so one that raises a StorageError leaves nothing behind
+  and needs no savepoint. Any other error rolls the group back, and the group is run again without that job.
+- Statements run on the event loop (microseconds each; on another thread every one of them would wait for the
+  interpreter lock), the COMMIT with its flush runs on the writer thread, and meanwhile the next group gathers.
+- No caller gets its result before the COMMIT has returned.
+- Every accepted job is settled with a result or an error, whatever goes wrong: its caller can't be cancelled.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import os
 import queue
 import sqlite3
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.storage.errors import PermanentError, StorageError, Unavailable
@@ -26,6 +27,10 @@ from whistlestop.storage.sqlite.connection import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    _Work: TypeAlias = Callable[[], None]
+    _Then: TypeAlias = Callable[["StorageError | None"], None]
 
 T = TypeVar("T")
 
@@ -76,7 +81,7 @@ class _Job:
     def settle(self, commit_error: StorageError | None) -> None:
         """Give the waiter its result or error."""
         future = self.future
-        if future is None:
+        if future is None or future.done():
             return
         error = self.error or commit_error
         if error is not None:
@@ -121,23 +126,23 @@ class GroupWriter:
         self._sealing: asyncio.TimerHandle | None = None
         self._cursor = db.cursor()
         self._pending: list[_Job] = []
+        self._in_flight: list[_Job] = []
+        """The jobs whose COMMIT is running."""
         self._busy = False
         self._scheduled = False
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work_forever, name="sqlite-writer", daemon=True)
-        self._thread.start()
         self.groups = 0
         """Commits so far; fewer than jobs when groups form."""
         self._jobs_since_check = 0
         """Jobs since the WAL's size was checked."""
+        self._start_thread()
 
     async def write(self, run: Callable[[sqlite3.Cursor], T]) -> T:
         """Run the job in the next group; return its result once it is durable. Raise its StorageError."""
-        if self._closed:
+        if self._closed or self._loop.is_closed():
             raise Unavailable("the store is closed")
         future: _Ending[T] = _Ending(loop=self._loop)
         self._pending.append(_Job(run, future))
@@ -148,77 +153,108 @@ class GroupWriter:
     def _schedule(self) -> None:
         # By call_soon, so that everything that is ready in this turn of the loop gets into the group.
         if (self._pending or self._seal_pending) and not self._busy and not self._scheduled:
-            self._scheduled = True
             self._loop.call_soon(self._start_group)
+            self._scheduled = True
 
     def _start_group(self) -> None:
         self._scheduled = False
         if self._seal_pending:
             self._seal_pending = False
             self._busy = True
-            self._work.put(self._seal)
+            self._hand_over(self._seal, self._sealed)
             return
         jobs, self._pending = self._pending[:GROUP_LIMIT], self._pending[GROUP_LIMIT:]
-        # Not on the writer thread: each system call there releases the interpreter lock and waits to get it back.
-        if problem := self._identity.problem():
-            self._finish(jobs, PermanentError(problem))
-            return
+        self._in_flight = jobs
         try:
-            run_group(self._db, self._cursor, jobs)
-        except Exception as error:  # noqa: BLE001 - nobody else would end the wait of these callers
-            self._finish(jobs, translate(error))
+            # Not on the writer thread: each system call there releases the interpreter lock and waits to get it back.
+            problem = self._identity.problem()
+            if not problem:
+                run_group(self._db, self._cursor, jobs)
+        except BaseException as error:  # nobody else would end the wait of these callers
+            self._finish(_as_storage_error(error))
+            if not isinstance(error, Exception):
+                raise
+            return
+        if problem:
+            self._finish(PermanentError(problem))
             return
         self._busy = True
-        self._work.put(partial(self._commit, jobs))
+        self._hand_over(self._commit, self._finish)
 
-    # On the writer thread.
+    # The writer thread.
+
+    def _start_thread(self) -> None:
+        self._work: queue.SimpleQueue[tuple[_Work, _Then] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work_forever, name="sqlite-writer", daemon=True)
+        self._thread.start()
+
+    def _hand_over(self, work: _Work, then: _Then) -> None:
+        """Do the work on the writer thread, then call `then` on the event loop with the error or None."""
+        self._work.put((work, then))
 
     def _work_forever(self) -> None:
-        while (work := self._work.get()) is not None:
-            try:
-                work()
-            except RuntimeError:  # the loop is closed, and with it everybody who waited
-                return
-
-    def _commit(self, jobs: list[_Job]) -> None:
-        error: StorageError | None = None
         try:
-            self._cursor.execute("COMMIT")
-        except Exception as failure:  # noqa: BLE001 - as above
-            error = translate(failure)
-        self._loop.call_soon_threadsafe(self._finish, jobs, error)
+            while (item := self._work.get()) is not None:
+                work, then = item
+                error: StorageError | None = None
+                try:
+                    work()
+                except BaseException as failure:  # noqa: BLE001 - whatever it is, somebody waits for it
+                    error = _as_storage_error(failure)
+                self._loop.call_soon_threadsafe(then, error)
+        except Exception:
+            if not self._loop.is_closed():
+                log.exception("the thread that writes the database has ended")
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it everybody who waited
+                self._loop.call_soon_threadsafe(self._end)
+
+    def _commit(self) -> None:
+        self._cursor.execute("COMMIT")
 
     def _seal(self) -> None:
-        try:
-            if not self._identity.problem():
-                file.seal(self._db)
-        except sqlite3.Error as failure:  # the next checkpoint will do it
-            log.warning("a checkpoint failed: %s", failure)
-        self._loop.call_soon_threadsafe(self._next)
+        if not self._identity.problem():
+            file.seal(self._db)
 
     # On the event loop.
 
-    def _finish(self, jobs: list[_Job], error: StorageError | None) -> None:
+    def _finish(self, error: StorageError | None) -> None:
+        """Settle the jobs in flight, and go on with the next group."""
+        jobs, self._in_flight = self._in_flight, []
         self.groups += 1
         self._jobs_since_check += len(jobs)
-        if error is not None and self._db.in_transaction:
-            with contextlib.suppress(sqlite3.Error):  # then the next group cannot begin, and says so
-                self._db.execute("ROLLBACK")
-        for job in jobs:
-            job.settle(error)
+        try:
+            if error is not None:
+                with contextlib.suppress(sqlite3.Error):  # then the next group cannot begin, and says so
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+        finally:
+            for job in jobs:
+                job.settle(error)
+            try:
+                self._plan_seal()
+            finally:
+                self._next()
+
+    def _plan_seal(self) -> None:
         if self._sealing is None:
-            self._sealing = self._loop.call_later(CHECKPOINT_S, self._seal_soon)
+            if not self._closed:
+                self._sealing = self._loop.call_later(CHECKPOINT_S, self._seal_soon)
         elif self._jobs_since_check >= JOBS_PER_WAL_CHECK:
             self._jobs_since_check = 0
             if file.frames_in_wal(self._path) > CHECKPOINT_FRAMES:
                 self._seal_pending = True
-        self._next()
 
     def _seal_soon(self) -> None:
         self._sealing = None
         self._seal_pending = True
         self._idle.clear()
         self._schedule()
+
+    def _sealed(self, error: StorageError | None) -> None:
+        if error is not None:  # the next checkpoint will do it
+            log.warning("a checkpoint failed: %s", error)
+        self._next()
 
     def _next(self) -> None:
         self._busy = False
@@ -227,14 +263,32 @@ class GroupWriter:
         else:
             self._idle.set()
 
+    def _end(self) -> None:
+        """Refuse what is left, since the writer thread has ended."""
+        self._closed = True
+        jobs, self._in_flight, self._pending = [*self._in_flight, *self._pending], [], []
+        for job in jobs:
+            job.settle(Unavailable("the thread that writes the database has ended: restart the server"))
+        self._idle.set()
+
     async def close(self) -> None:
         """Finish the writes that were accepted."""
         self._closed = True
         if self._sealing is not None:
             self._sealing.cancel()  # SQLite checkpoints when the last connection closes
-        await self._idle.wait()
+        if not self._loop.is_closed():  # otherwise nobody waits any more
+            await self._idle.wait()
+        self._stop_thread()
+
+    def _stop_thread(self) -> None:
         self._work.put(None)
         self._thread.join()
+
+
+def _as_storage_error(error: BaseException) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    return translate(error) if isinstance(error, Exception) else Unavailable(f"interrupted by {error!r}")
 
 
 class DirectWriter:
@@ -255,7 +309,10 @@ class DirectWriter:
             run_group(self._db, self._cursor, [job])
             self._cursor.execute("COMMIT")
             self.groups += 1
-        except sqlite3.Error as error:
+        except Exception as error:
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
             raise translate(error) from error
         if job.error is not None:
             raise job.error
