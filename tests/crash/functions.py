@@ -23,7 +23,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from temporalio.client import Client
-from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Worker
 
 from tests import postgres
@@ -31,6 +30,7 @@ from tests.crash import load
 from tests.crash.contention import Contention
 from tests.functions.fake_aws import Faults
 from tests.functions.line import NO_FAULTS, built
+from tests.support.sdk_runtime import quiet_runtime
 from whistlestop.common.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ async def run(options: Options) -> list[str]:
 
 
 async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, Counter[str], list[str]]:
-    quiet = TelemetryFilter(core_level="OFF", other_level="OFF")
-    runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=quiet)))
-    client = await Client.connect(line.bridge.address, runtime=runtime)
+    client = await Client.connect(line.bridge.address, runtime=quiet_runtime())
     traffic = load.Load(client, f"order-{options.seed}-", options.parallel)
     worker = Worker(
         client, task_queue=load.QUEUE, workflows=[load.Order, load.Child], activities=[load.quick, load.from_outside],

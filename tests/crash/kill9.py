@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from temporalio.client import Client
-from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from tests.crash import load
 from tests.crash.contention import Contention
+from tests.support.sdk_runtime import quiet_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -144,10 +144,11 @@ def _where(options: Options, folder: Path) -> list[str]:
     return ["--database-url", durable_server()]
 
 
-async def _connect(server: Server, runtime: Runtime) -> Client:
+async def connect(server: Server) -> Client:
+    """Return a client of the server, which may still be starting."""
     for _ in range(3000):
         try:
-            return await Client.connect(f"{HOST}:{server.port}", runtime=runtime)
+            return await Client.connect(f"{HOST}:{server.port}", runtime=quiet_runtime())
         except (RuntimeError, RPCError):
             await asyncio.sleep(0.1)
     raise AssertionError("no connection")
@@ -160,10 +161,7 @@ async def under_load(
     finish_s: float = FINISH_S,
 ) -> tuple[load.Acknowledged, list[str]]:
     """Load the servers while `trouble` goes on; what was acknowledged, and all that is wrong."""
-    # Broken connections are what this is about: the SDK need not tell of each.
-    quiet = TelemetryFilter(core_level="OFF", other_level="OFF")
-    runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=quiet)))
-    clients = [await _connect(server, runtime) for server in servers]
+    clients = [await connect(server) for server in servers]
     traffic = load.Load(clients[0], f"order-{options.seed}-", options.parallel)
     # The worker of a pair of servers talks to the other one.
     worker = Worker(

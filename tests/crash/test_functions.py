@@ -20,6 +20,7 @@ from tests.functions import instance
 from tests.functions.client import SCHEDULED, opened, short_name
 from tests.functions.instance import FUNCTIONS
 from tests.functions.line import built
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.functions.line import Line
@@ -74,8 +75,7 @@ async def test_kills_in_the_middle_of_scans() -> None:
         for _ in range(6):
             killed += sum(await asyncio.gather(*(_kill_while_scanning(line, chance) for _ in range(2))))
         assert killed > 0
-        while not await _wake(line):
-            pass
+        await eventually(lambda: _wake(line))
         for n in range(DUE):
             ends = [name for name in map(short_name, await line.cloud.history(f"due-{n}")) if "TimedOut" in name]
             assert ends == ["WorkflowExecutionTimedOut"]

@@ -15,9 +15,8 @@ from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as queue_pb
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
-from temporalio.runtime import Runtime, TelemetryConfig
 
-from tests.crash.kill9 import Server, _connect
+from tests.crash.kill9 import Server, connect
 from tests.crash.test_kill9 import KILLS
 from tests.support.ports import free_port
 
@@ -74,13 +73,12 @@ async def test_every_action_is_taken_once(tmp_path: Path) -> None:
     seed = secrets.randbelow(1_000_000)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    runtime = Runtime(telemetry=TelemetryConfig())
     with (tmp_path / "server.log").open("ab") as log:
         server = Server(["start-dev", "--headless", "--db-filename", str(tmp_path / "crash.db")], free_port(), log)
         server.start()
         try:
             await server.until_ready()
-            client = await _connect(server, runtime)
+            client = await connect(server)
             for schedule_id in SCHEDULES:
                 await _create(client, schedule_id)
             for _ in range(KILLS):
@@ -89,7 +87,7 @@ async def test_every_action_is_taken_once(tmp_path: Path) -> None:
                 server.kill()
                 server.start()
                 await server.until_ready()
-            client = await _connect(server, runtime)
+            client = await connect(server)
             await asyncio.sleep(3)
             problems = [problem for schedule_id in SCHEDULES for problem in await _problems(client, schedule_id)]
         finally:
