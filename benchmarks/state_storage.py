@@ -12,7 +12,7 @@ records a start, and the next one replaces the activity by another. The forms:
 
 Printed for each: microseconds of CPU of this process per transition (statements included, without the flush to disk),
 KB that the database writes ahead per transition, and microseconds of CPU for loading the run into an empty cache.
-docs/decisions/0014-state-in-parts.md has the figures.
+docs/decisions/0014-state-in-chunks.md has the figures.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ RUN = "0190f7a2-7b1e-7cc3-98c4-dc0c0c07398f"
 TABLES = """
 CREATE TABLE runs (run_id TEXT NOT NULL PRIMARY KEY, version BIGINT NOT NULL, data {blob} NOT NULL);
 CREATE TABLE parts (run_id TEXT NOT NULL, item BIGINT NOT NULL, data {blob} NOT NULL, PRIMARY KEY (run_id, item));
-CREATE TABLE deltas (run_id TEXT NOT NULL, version BIGINT NOT NULL, data {blob} NOT NULL, PRIMARY KEY (run_id, version));
+CREATE TABLE deltas (
+    run_id TEXT NOT NULL, version BIGINT NOT NULL, data {blob} NOT NULL, PRIMARY KEY (run_id, version)
+);
 """
 
 
@@ -125,6 +127,16 @@ def _activity(number: int) -> state_pb.Activity:
     return activity
 
 
+def _state_of(data: object) -> state_pb.MutableState:
+    assert isinstance(data, bytes)
+    return state_pb.MutableState.FromString(data)
+
+
+def _activity_of(data: object) -> state_pb.Activity:
+    assert isinstance(data, bytes)
+    return state_pb.Activity.FromString(data)
+
+
 def _start(activity: state_pb.Activity) -> None:
     activity.started_ns = activity.scheduled_ns + 10**6
     activity.started_identity = "4242@worker-7.example"
@@ -194,6 +206,8 @@ class Form:
 
 
 class Whole(Form):
+    """One blob for everything."""
+
     def create(self) -> None:
         self.state = _head()
         for number in range(self.oldest, self.newest + 1):
@@ -224,10 +238,12 @@ class Whole(Form):
 
     def load(self) -> int:
         ((data,),) = self.db.rows("SELECT data FROM runs WHERE run_id = ?", RUN)
-        return len(state_pb.MutableState.FromString(bytes(data)).activities)  # type: ignore[call-overload]
+        return len(_state_of(data).activities)
 
 
 class Parts(Form):
+    """A row for each activity."""
+
     def create(self) -> None:
         self.head = _head()
         self.items = {number: _activity(number) for number in range(self.oldest, self.newest + 1)}
@@ -262,12 +278,14 @@ class Parts(Form):
 
     def load(self) -> int:
         ((data,),) = self.db.rows("SELECT data FROM runs WHERE run_id = ?", RUN)
-        state_pb.MutableState.FromString(bytes(data))  # type: ignore[call-overload]
+        _state_of(data)
         rows = self.db.rows("SELECT item, data FROM parts WHERE run_id = ?", RUN)
-        return len({number: state_pb.Activity.FromString(bytes(data)) for number, data in rows})  # type: ignore[call-overload]
+        return len({number: _activity_of(data) for number, data in rows})
 
 
 class Chunks(Form):
+    """A row for sixteen activities."""
+
     def create(self) -> None:
         self.head = _head()
         self.chunks: dict[int, state_pb.MutableState] = {}
@@ -312,12 +330,14 @@ class Chunks(Form):
 
     def load(self) -> int:
         ((data,),) = self.db.rows("SELECT data FROM runs WHERE run_id = ?", RUN)
-        state_pb.MutableState.FromString(bytes(data))  # type: ignore[call-overload]
+        _state_of(data)
         rows = self.db.rows("SELECT data FROM parts WHERE run_id = ?", RUN)
-        return sum(len(state_pb.MutableState.FromString(bytes(data)).activities) for (data,) in rows)  # type: ignore[call-overload]
+        return sum(len(_state_of(data).activities) for (data,) in rows)
 
 
 class Deltas(Form):
+    """A log of changes, emptied by every 32nd transition."""
+
     def create(self) -> None:
         self.head = _head()
         self.items = {number: _activity(number) for number in range(self.oldest, self.newest + 1)}
@@ -364,10 +384,10 @@ class Deltas(Form):
 
     def load(self) -> int:
         ((data,),) = self.db.rows("SELECT data FROM runs WHERE run_id = ?", RUN)
-        state = state_pb.MutableState.FromString(bytes(data))  # type: ignore[call-overload]
+        state = _state_of(data)
         items = dict(state.activities)
         for (delta,) in self.db.rows("SELECT data FROM deltas WHERE run_id = ? ORDER BY version", RUN):
-            for number, item in state_pb.MutableState.FromString(bytes(delta)).activities.items():  # type: ignore[call-overload]
+            for number, item in _state_of(delta).activities.items():
                 if item.scheduled_event_id:
                     items[number] = item
                 else:
@@ -392,6 +412,7 @@ def _measure(name: str, form: Form, pending: int) -> None:
 
 
 def main() -> None:
+    """Print a table for each number of pending activities."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--postgres", action="store_true", help="measure on Postgres (from the wheel that tests use)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 50, 500, 1900])
