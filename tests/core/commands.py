@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio.api.command.v1 import message_pb2 as command_pb
 from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 
 from whistlestop.history.core.times import SECOND_NS, set_duration
+
+M = TypeVar("M")
+
+
+def made(kind: type[M], **fields: Any) -> M:
+    """Return a message with these fields; messages in it may be given as dictionaries, which its type does not say."""
+    return kind(**fields)
 
 
 def payloads(*texts: str) -> common_pb.Payloads:

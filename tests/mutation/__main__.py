@@ -34,17 +34,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Suites that are collected, measured and run together."""
-
-    suites: tuple[str, ...]
-    seeds: int = 0
-    """Of the simulation, from 0."""
-    folder: str = ""
-    """Of the sources that the mutants are of."""
-
-
 CORE = "services/history/whistlestop/history/core"
 STORAGE = "storage/whistlestop/storage"
 # Of the API's tests, those that do not stop at a listener's checks.
@@ -61,20 +50,32 @@ LISTENERS = (
     "openapi",
     "transports",
 )
-API = ("tests/api", *(f"--ignore-glob=*/api/test_{name}*" for name in LISTENERS))
-PARITY = ("tests/parity", "--parity-stores", "memory")
-TARGETS = {
-    "core": (
-        Phase(("tests/core",), 60, CORE),
-        Phase(("tests/history", *API), 0, CORE),
-        Phase(PARITY, 0, CORE),
-    ),
-    "storage": (
-        Phase(("tests/storage", "tests/isolation", "tests/visibility"), 30, STORAGE),
-        Phase(("tests/history", *API, "tests/disk", "tests/outage", "tests/upgrade"), 0, STORAGE),
-        Phase(PARITY, 0, STORAGE),
-    ),
-}
+# Of the server's tests, those whose servers can be run in the process of the tests (`tests.mutation.here`).
+SERVER = ("clock_jumps", "links", "pinned_runs", "repeated_requests", "resets", "size_limits")
+TESTS = (
+    *(f"tests/{name}" for name in ("core", "history", "storage", "visibility", "isolation", "disk", "outage", "api")),
+    *(f"--ignore-glob=*/api/test_{name}*" for name in LISTENERS),
+    *(f"tests/server/test_{name}.py" for name in SERVER),
+    "tests/parity",
+    "--parity-stores=memory",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the mutants are of, and who is to find them."""
+
+    folder: str
+    """Of the sources that the mutants are of."""
+    tests: tuple[str, ...] = TESTS
+    """Arguments of pytest."""
+    seeds: int = 40
+    """Of the simulation, from 0."""
+    measured: tuple[str, ...] = (CORE, STORAGE)
+    """Folders whose lines are measured: of all targets, so that one map serves them all."""
+
+
+TARGETS = {"core": Target(CORE), "storage": Target(STORAGE)}
 
 
 class Server:
@@ -84,9 +85,9 @@ class Server:
         self._connection = connection
         self.names, self.imported = connection.recv()
 
-    def measure(self, folder: str, names: Sequence[str]) -> Measured:
+    def measure(self, folders: Sequence[str], names: Sequence[str]) -> Measured:
         """Run these tests, and return which lines each of them runs."""
-        self._connection.send(Measure(folder, names))
+        self._connection.send(Measure(folders, names))
         measured = self._connection.recv()
         assert isinstance(measured, Measured)
         return measured
@@ -100,7 +101,7 @@ class Server:
 
 
 @contextmanager
-def servers(folder: str, suites: Sequence[str], count: int) -> Iterator[list[Server]]:
+def servers(target: Target, count: int) -> Iterator[list[Server]]:
     """So many of them, each in a copy of its own."""
     with tempfile.TemporaryDirectory(prefix="whistlestop-mutants-") as home, ExitStack() as stack:
         connections = []
@@ -111,7 +112,7 @@ def servers(folder: str, suites: Sequence[str], count: int) -> Iterator[list[Ser
             ours, theirs = Pipe()
             log = stack.enter_context((Path(home) / f"{number}.log").open("wb"))
             process = subprocess.Popen(
-                [sys.executable, *START, str(theirs.fileno()), folder, *suites],
+                [sys.executable, *START, str(theirs.fileno()), os.pathsep.join(target.measured), *target.tests],
                 cwd=copy, env=environment(copy) | {"PYTHONDONTWRITEBYTECODE": ""}, pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -130,20 +131,20 @@ def servers(folder: str, suites: Sequence[str], count: int) -> Iterator[list[Ser
 class Options:
     jobs: int = 1
     budget_s: float = 1e9
-    """Seconds of tests for a mutant in each phase."""
-    patience_s: float = 60.0
-    cpu_s: float = 15.0
+    """Seconds of tests for a mutant."""
+    patience_s: float = 20.0
+    cpu_s: float = 10.0
     """See `Try`."""
+    map_file: Path | None = None
+    """Where the map of lines to tests is kept from run to run."""
 
 
-def run(mutants: list[Mutant], phase: Phase, options: Options) -> list[Mutant]:
-    """Run the tests of one phase against them all; return those that nothing noticed."""
-    folder = phase.folder
+def run(mutants: list[Mutant], target: Target, options: Options) -> list[Mutant]:
+    """Run the tests against them all; return those that nothing noticed."""
     survivors, killers = [], Counter[str]()
-    with servers(folder, phase.suites, options.jobs) as ready:
+    with servers(target, options.jobs) as ready:
         choice = Choice(ready[0].imported)
-        names = [*ready[0].names, *(f"{SEED}{number}" for number in range(phase.seeds))]
-        _measure(ready, folder, names, choice)
+        measure(ready, target, choice, options.map_file)
         free: SimpleQueue[Server] = SimpleQueue()
         for server in ready:
             free.put(server)
@@ -152,7 +153,7 @@ def run(mutants: list[Mutant], phase: Phase, options: Options) -> list[Mutant]:
             server = free.get()
             began = time.monotonic()
             try:
-                names = choice.tests(mutant, HOME, folder, options.budget_s)
+                names = choice.tests(mutant, HOME, target.folder, options.budget_s)
                 tests = {name: choice.measured.seconds[name] for name in names}
                 is_imported = choice.is_imported(mutant)
                 request = Try(mutant.file, mutant.number, tests, is_imported, options.patience_s, options.cpu_s)
@@ -176,21 +177,38 @@ def run(mutants: list[Mutant], phase: Phase, options: Options) -> list[Mutant]:
     return survivors
 
 
-def _measure(ready: list[Server], folder: str, names: list[str], choice: Choice) -> None:
+def measure(ready: list[Server], target: Target, choice: Choice, map_file: Path | None) -> None:
+    """Learn which tests run which lines: from the map of an earlier run, and by running those that it does not know."""
     began = time.monotonic()
+    names = [*ready[0].names, *(f"{SEED}{number}" for number in range(target.seeds))]
+    if map_file is not None and map_file.exists():
+        choice.load(map_file, HOME)
     # Tests of one file stay together: they share what their modules set up.
-    files = sorted({name.split("::")[0] for name in names})
-    parts = [
-        [name for name in names if files.index(name.split("::")[0]) % len(ready) == number]
-        for number in range(len(ready))
-    ]
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        if name not in choice.measured.seconds:
+            parts.setdefault(name.split("::")[0], []).append(name)
+    free: SimpleQueue[Server] = SimpleQueue()
+    for server in ready:
+        free.put(server)
+
+    def turn(part: list[str]) -> Measured:
+        server = free.get()
+        try:
+            return server.measure(target.measured, part)
+        finally:
+            free.put(server)
+
     with ThreadPoolExecutor(len(ready)) as pool:
-        for measured in pool.map(lambda server, part: server.measure(folder, part), ready, parts):
+        for measured in pool.map(turn, parts.values()):
             choice.add(measured)
+    choice.keep(names)
+    if map_file is not None:
+        choice.save(map_file, HOME)
     seconds = choice.measured.seconds
     print(
-        f"{len(seconds)} tests measured in {time.monotonic() - began:.0f} s (they take {sum(seconds.values()):.0f} s); "
-        f"failed without any mutant and left out: {choice.measured.failed}",
+        f"{sum(map(len, parts.values()))} of {len(seconds)} tests measured in {time.monotonic() - began:.0f} s "
+        f"(all take {sum(seconds.values()):.0f} s); failed without any mutant and left out: {choice.measured.failed}",
         flush=True,
     )
 
@@ -220,23 +238,23 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", default="")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--phases", type=int, default=9, help="no more than so many: 1 for the quick suites alone")
-    parser.add_argument("--first-phase", type=int, default=0)
-    parser.add_argument("--budget", type=float, default=1e9, help="seconds of tests for a mutant in each phase")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of tests for a mutant")
+    parser.add_argument("--map", type=Path, help="file that keeps which tests run which lines, from run to run")
+    parser.add_argument("--measure", action="store_true", help="only make the map")
     parser.add_argument("--least", type=int, default=0, help="percent to be killed, or the exit code is 1")
     parser.add_argument("--only", action="append", default=[], metavar="FILE#NUMBER")
     given = parser.parse_args()
-    phases = TARGETS[given.target]
-    mutants = chosen(given, phases[0].folder)
-    survivors = mutants
-    for phase in phases[given.first_phase : given.phases]:
-        if survivors:
-            print(f"{len(survivors)} mutants against {' '.join(phase.suites)}, {phase.seeds} seeds", flush=True)
-            survivors = run(survivors, phase, Options(given.jobs, given.budget))
+    began = time.monotonic()
+    target = TARGETS[given.target]
+    options = Options(given.jobs, given.budget, map_file=given.map)
+    mutants = [] if given.measure else chosen(given, target.folder)
+    survivors = run(mutants, target, options)
     for mutant in survivors:
         print(f"SURVIVED ALL: {mutant}\n{show(mutant)}")
-    score = 100 * (len(mutants) - len(survivors)) / len(mutants)
-    print(f"{len(mutants)} mutants, {len(survivors)} survived: {score:.1f} % killed")
+    score = 100 * (len(mutants) - len(survivors)) / (len(mutants) or 1)
+    print(
+        f"{len(mutants)} mutants, {len(survivors)} survived: {score:.1f} % killed in {time.monotonic() - began:.0f} s"
+    )
     return int(score < given.least)
 
 

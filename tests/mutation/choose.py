@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.mutation.forks import Measured
+from tests.mutation.forks import SEED, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from tests.mutation.mutants import Mutant
+
+
+def _file(name: str) -> str:
+    return "" if name.startswith(SEED) else name.split("::", maxsplit=1)[0]
+
+
+def _files(names: Iterable[str]) -> list[str]:
+    return sorted({_file(name) for name in names} - {""})
+
+
+def _digests(home: Path, files: Iterable[str]) -> dict[str, str]:
+    paths = {file: home / file for file in files}
+    return {
+        file: hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "" for file, path in paths.items()
+    }
 
 
 @dataclass(slots=True)
@@ -34,6 +51,33 @@ class Choice:
             known = self.measured.lines.setdefault(file, {})
             for line, names in lines.items():
                 known.setdefault(line, []).extend(names)
+
+    def save(self, path: Path, home: Path) -> None:
+        """Write what was measured to a file, for `load`."""
+        files = [*self.measured.lines, *_files(self.measured.seconds)]
+        path.write_bytes(pickle.dumps((_digests(home, files), self.measured)))
+
+    def load(self, path: Path, home: Path) -> None:
+        """Take what a file says of tests, and of lines, which have not been changed since."""
+        digests, measured = pickle.loads(path.read_bytes())
+        current = _digests(home, digests)
+        changed = {file for file, digest in digests.items() if current[file] != digest}
+        if changed & measured.lines.keys():
+            return
+        gone = {name for name in measured.seconds if _file(name) in changed}
+        for name in gone:
+            del measured.seconds[name]
+        for lines in measured.lines.values():
+            for line, by in lines.items():
+                lines[line] = [name for name in by if name not in gone]
+        measured.failed.clear()
+        self.measured = measured
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget all other tests."""
+        seconds = self.measured.seconds
+        for name in seconds.keys() - set(names):
+            del seconds[name]
 
     def is_imported(self, mutant: Mutant) -> bool:
         """Return whether the mutated code is run by an import: then new code for its function would come too late."""

@@ -38,6 +38,8 @@ START = ("-c", "from tests.mutation.forks import main; raise SystemExit(main())"
 """Arguments of Python; the file descriptor of the connection, the folder of the target and the suites follow."""
 BROKEN = "ended the run of the tests"
 SEED = "simulation seed "
+SERVED = ("tests/parity/", "tests/server/")
+"""Whose servers are run in the process of the tests."""
 MEASURING_S = 7200.0
 MEMORY_BYTES = 8 << 30
 LATER_S = 10
@@ -46,9 +48,9 @@ LATER_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Run these tests one after another, and tell which lines each of them runs."""
+    """Run these tests one after another, and tell which lines of these folders each of them runs."""
 
-    folder: str
+    folders: Sequence[str]
     names: Sequence[str]
 
 
@@ -73,9 +75,9 @@ class Try:
     """And how many seconds each of them takes."""
     is_imported: bool
     """Whether the mutated line is run by an import."""
-    patience_s: float = 60.0
+    patience_s: float = 20.0
     """At least, for a test to end; it has 20 times what it took when it was measured."""
-    cpu_s: float = 15.0
+    cpu_s: float = 10.0
     """At least, of processor time; it has 10 times what it took."""
 
 
@@ -101,7 +103,7 @@ class ForkServer:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items}
-        if any(name.startswith("tests/parity/") for name in self._items):
+        if any(name.startswith(SERVED) for name in self._items):
             from tests.mutation.here import serve_here
 
             serve_here()
@@ -142,7 +144,8 @@ class ForkServer:
             import coverage
 
             found = Measured()
-            tracer = coverage.Coverage(data_file=None, config_file=False, source=[str(COPY / request.folder)])
+            tracer = coverage.Coverage(data_file=None, config_file=False, source=_in_copy(request.folders))
+            tracer.set_option("run:disable_warnings", ["no-data-collected"])
             tracer.start()
             for name, following in zip(request.names, [*request.names[1:], None], strict=True):
                 tracer.switch_context(name)
@@ -301,6 +304,10 @@ def _functions_by_place() -> dict[tuple[str, int, str], list[FunctionType]]:
     return found
 
 
+def _in_copy(folders: Sequence[str]) -> list[str]:
+    return [str(COPY / folder) for folder in folders]
+
+
 def _codes_in(code: CodeType) -> Iterator[CodeType]:
     for each in code.co_consts:
         if isinstance(each, CodeType):
@@ -329,8 +336,8 @@ def main() -> int:
     connection = Connection(int(sys.argv[1]))
     import coverage
 
-    folder, suites = sys.argv[2], sys.argv[3:]
-    imported = coverage.Coverage(data_file=None, config_file=False, source=[str(COPY / folder)])
+    folders, suites = sys.argv[2].split(os.pathsep), sys.argv[3:]
+    imported = coverage.Coverage(data_file=None, config_file=False, source=_in_copy(folders))
     imported.set_option("run:disable_warnings", ["no-data-collected"])
     imported.start()
     arguments = ["-v", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout", "60", *suites]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import Options, Phase, run
+from tests.mutation.__main__ import Options, Target, run
 from tests.mutation.choose import Choice
 from tests.mutation.forks import Measured
 from tests.mutation.mutants import Mutant, draw, mutants_of
@@ -73,6 +73,27 @@ def test_a_place_names_the_lines_that_have_to_run() -> None:
     assert default.names == {"f"}
 
 
+def test_what_was_measured_is_kept_for_tests_that_have_not_changed(tmp_path: Path) -> None:
+    for file in ("a.py", "test_a.py", "test_b.py"):
+        (tmp_path / file).write_text(file)
+    choice = Choice({})
+    lines = {"a.py": {1: ["test_a.py::one", "test_b.py::two"], 2: ["test_b.py::two"]}}
+    choice.add(Measured({"test_a.py::one": 1.0, "test_b.py::two": 2.0}, ["test_a.py::broken"], lines))
+    kept = tmp_path / "map"
+    choice.save(kept, tmp_path)
+
+    def loaded() -> Measured:
+        again = Choice({})
+        again.load(kept, tmp_path)
+        return again.measured
+
+    assert loaded() == Measured(choice.measured.seconds, [], lines)
+    (tmp_path / "test_b.py").write_text("other")
+    assert loaded() == Measured({"test_a.py::one": 1.0}, [], {"a.py": {1: ["test_a.py::one"], 2: []}})
+    (tmp_path / "a.py").write_text("other")
+    assert loaded() == Measured()
+
+
 def _sample() -> list[Mutant]:
     file = "tests/mutation/sample/subject.py"
     return mutants_of(file, (HOME / file).read_text())
@@ -99,8 +120,9 @@ def test_the_tests_that_run_the_line_are_chosen_and_quick_ones_come_first() -> N
 @pytest.mark.slow
 def test_mutants_are_found_in_forks(capsys: pytest.CaptureFixture[str]) -> None:
     """By an assertion, by not ending, and in a new process; those survive that no test runs to where they differ."""
-    phase = Phase(("tests/mutation/sample/suite.py",), folder="tests/mutation/sample")
-    survivors = run(_sample(), phase, Options(jobs=1, patience_s=PATIENCE_S, cpu_s=1.0))
+    folder = "tests/mutation/sample"
+    target = Target(folder, (f"{folder}/suite.py",), seeds=0, measured=(folder,))
+    survivors = run(_sample(), target, Options(jobs=1, patience_s=PATIENCE_S, cpu_s=1.0))
     found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("killed by")]
     assert {(each.place.function.name if each.place.function else "", each.what) for each in survivors} == {
         ("count", "0 to 1"), ("unused", "Add to Sub"), ("unused", "1 to 2"), ("unused", "returns None"),
