@@ -19,4 +19,4 @@ async def world() -> AsyncIterator[World]:
     made = await new_world()
     yield made
     await made.frontend.close()
-    await made.frontend.store.close()
+    await made.frontend.ports.store.close()

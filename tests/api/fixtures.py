@@ -66,7 +66,7 @@ async def new_world() -> World:
     history, matching = Remembering(), Remembering()
     frontend = Frontend(store, history, matching, clock, CountedIds())
     world = World(frontend, history, matching, clock)
-    await ensure_namespace(frontend, "default")
+    await ensure_namespace(frontend.ports, "default")
     await world.call(
         "AddSearchAttributes",
         operator_pb.AddSearchAttributesRequest(

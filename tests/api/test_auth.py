@@ -70,7 +70,7 @@ def guarded(world: World, auth: AuthConfig) -> World:
     """The same world, with a frontend that asks."""
     old = world.frontend
     frontend = Frontend(
-        old.store, world.history, world.matching, world.clock, CountedIds(), replace(FrontendConfig(), auth=auth)
+        old.ports.store, world.history, world.matching, world.clock, CountedIds(), replace(FrontendConfig(), auth=auth)
     )
     return World(frontend, world.history, world.matching, world.clock)
 
@@ -78,10 +78,10 @@ def guarded(world: World, auth: AuthConfig) -> World:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     made = await new_world()
-    await ensure_namespace(made.frontend, "other")
+    await ensure_namespace(made.frontend.ports, "other")
     made.matching.answers["ProbeBacklog"] = worker_pb.ProbeBacklogResponse()
     yield guarded(made, AuthConfig(DOCUMENT))
-    await made.frontend.store.close()
+    await made.frontend.ports.store.close()
 
 
 def request_of(spec: RpcSpec, namespace: str = "default") -> Any:
@@ -212,7 +212,7 @@ async def test_refusals_do_not_reveal_whether_the_namespace_exists(world: World)
 
 async def test_namespaces_by_id_take_a_role_in_the_system(world: World) -> None:
     """As in Temporal, where the authorizer knows names only."""
-    found = await world.frontend.namespaces.by_name("default")
+    found = await world.frontend.ports.namespaces.by_name("default")
     assert found is not None
     request = service_pb.DescribeNamespaceRequest(id=found.namespace_id)
     name = f"{WORKFLOW_SERVICE}/DescribeNamespace"
@@ -222,8 +222,8 @@ async def test_namespaces_by_id_take_a_role_in_the_system(world: World) -> None:
 
 async def test_a_task_token_is_of_its_namespace(world: World) -> None:
     """With the namespace left out the token's counts; a token does not go with another namespace."""
-    other = await world.frontend.namespaces.by_name("other")
-    default = await world.frontend.namespaces.by_name("default")
+    other = await world.frontend.ports.namespaces.by_name("other")
+    default = await world.frontend.ports.namespaces.by_name("default")
     assert other is not None
     assert default is not None
     name = f"{WORKFLOW_SERVICE}/RespondActivityTaskCompleted"

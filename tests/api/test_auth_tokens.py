@@ -285,4 +285,4 @@ async def test_a_token_opens_what_its_permissions_say() -> None:
     for _ in range(2):
         assert not await refused(world, f"{WORKFLOW_SERVICE}/CountWorkflowExecutions", count, context)
     assert await refused(world, f"{WORKFLOW_SERVICE}/StartWorkflowExecution", start, context)
-    await plain.frontend.store.close()
+    await plain.frontend.ports.store.close()

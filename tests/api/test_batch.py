@@ -85,7 +85,7 @@ class Yard:
         self.backend.crash(self.backend.processes[0])
         self.backend.weather.calm = True
         await self.backend.fill()
-        worker.resume_batches(self.backend.processes[0].frontend)
+        worker.resume_batches(self.backend.processes[0].frontend.ports)
 
     async def events(self, workflow_id: str, kind: int) -> int:
         history = await self.call("GetWorkflowExecutionHistory", execution={"workflow_id": workflow_id})
@@ -181,11 +181,11 @@ async def test_in_a_function_a_job_goes_on_in_turns(yard: Yard) -> None:
     assert (state, total, failed) == (RUNNING, 400, 0)
     assert 0 < done < 400
     for _ in range(3):
-        turn = asyncio.ensure_future(worker.work_on_batches(frontend))
+        turn = asyncio.ensure_future(worker.work_on_batches(frontend.ports))
         await yard.later(8)
         await turn
     assert await yard.counts() == (COMPLETED, 400, 400, 0)
-    assert await worker.work_on_batches(frontend) == 0
+    assert await worker.work_on_batches(frontend.ports) == 0
 
 
 async def test_failed_operations_are_counted(yard: Yard) -> None:

@@ -70,7 +70,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembe
     monkeypatch.setattr(bootstrap, "log_through_powertools", lambda *_: None)
     yield remembering
     if (instance := lambda_function.function.instance) is not None:
-        bootstrap.run(instance.frontend.store.close())
+        bootstrap.run(instance.frontend.ports.store.close())
 
 
 async def _prepare(path: str) -> None:
@@ -78,7 +78,7 @@ async def _prepare(path: str) -> None:
     await store.open()
     await store.migrate()
     nobody = Remembering()
-    await ensure_namespace(Frontend(store, nobody, nobody, SystemClock(), RandomIds()), "default")
+    await ensure_namespace(Frontend(store, nobody, nobody, SystemClock(), RandomIds()).ports, "default")
     await store.close()
 
 

@@ -80,7 +80,7 @@ async def test_a_name_is_taken_once(world: World) -> None:
         "ALREADY_EXISTS",
         'Namespace "default" already exists',
     )
-    await ensure_namespace(world.frontend, "default")
+    await ensure_namespace(world.frontend.ports, "default")
 
 
 async def test_update_changes_what_is_set_and_leaves_the_rest(world: World) -> None:
@@ -149,11 +149,11 @@ async def test_delete_frees_the_name_and_finishes_behind_the_scenes(world: World
     await world.call("RegisterNamespace", _register("a"))
     described: Any = await world.call("DescribeNamespace", service_pb.DescribeNamespaceRequest(id=namespace_id))
     assert described.namespace_info.state == enums_pb.NAMESPACE_STATE_DELETED
-    assert await finish_deletions(world.frontend) == 0
+    assert await finish_deletions(world.frontend.ports) == 0
     await clock_of(world).advance(5)
-    assert await finish_deletions(world.frontend) == 1
-    assert await finish_deletions(world.frontend) == 0
-    assert await world.frontend.store.get_namespace(namespace_id=namespace_id) is None
+    assert await finish_deletions(world.frontend.ports) == 1
+    assert await finish_deletions(world.frontend.ports) == 0
+    assert await world.frontend.ports.store.get_namespace(namespace_id=namespace_id) is None
 
 
 async def test_a_deleted_namespace_is_kept_as_long_as_the_request_says(world: World) -> None:
@@ -163,9 +163,9 @@ async def test_a_deleted_namespace_is_kept_as_long_as_the_request_says(world: Wo
     request.namespace_delete_delay.FromSeconds(3600)
     await world.call("DeleteNamespace", request)  # by a server, which goes on behind the scenes
     await clock_of(world).advance(3600)
-    assert await world.frontend.store.get_namespace(namespace_id=namespace_id) is not None
+    assert await world.frontend.ports.store.get_namespace(namespace_id=namespace_id) is not None
     async with asyncio.timeout(PATIENCE_S):
-        while await world.frontend.store.get_namespace(namespace_id=namespace_id) is not None:
+        while await world.frontend.ports.store.get_namespace(namespace_id=namespace_id) is not None:
             await clock_of(world).advance(5)
 
 

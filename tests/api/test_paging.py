@@ -85,8 +85,8 @@ def _fill(kind: str, namespace_id: str, dialect: str) -> str:
 @asynccontextmanager
 async def on_sqlite() -> AsyncIterator[tuple[World, Callable[[], int]]]:
     world = await new_world()
-    store: Any = world.frontend.store
-    namespace = await world.frontend.namespaces.by_name("default")
+    store: Any = world.frontend.ports.store
+    namespace = await world.frontend.ports.namespaces.by_name("default")
     assert namespace is not None
     for fill in _fills(namespace.namespace_id, "sqlite"):
         store._lister.execute(fill)
@@ -116,8 +116,8 @@ async def on_postgres() -> AsyncIterator[tuple[World, Callable[[], int]]]:
         await store.open()
         clock, nobody = FakeClock(), Remembering()
         frontend = Frontend(store, nobody, nobody, clock, CountedIds())
-        await ensure_namespace(frontend, "default")
-        namespace = await frontend.namespaces.by_name("default")
+        await ensure_namespace(frontend.ports, "default")
+        namespace = await frontend.ports.namespaces.by_name("default")
         assert namespace is not None
         for fill in _fills(namespace.namespace_id, "postgres"):
             await store._run(fill, ())

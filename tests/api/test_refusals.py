@@ -53,7 +53,7 @@ def answers() -> dict[str, dict[str, Any]]:
         found = {name: await _answer(world, name) for name in _REFUSED}
         reached = [method for method, _, _ in world.history.calls + world.matching.calls]
         assert reached == [], "a refused request reached another function"
-        await world.frontend.store.close()
+        await world.frontend.ports.store.close()
         return found
 
     return asyncio.run(ask())

@@ -79,7 +79,7 @@ async def test_the_public_path_of_the_old_release_is_served(name: str, caplog: p
             assert reply == worker_pb2.ProbeBacklogResponse(workflow_tasks=[1])
     assert [method for method, _, _ in world.matching.calls] == ["ProbeBacklog"] * 2
     assert len(caplog.records) == (1 if name == "LookForTasks" else 0)
-    await world.frontend.store.close()
+    await world.frontend.ports.store.close()
 
 
 async def test_matching_of_the_old_release_is_asked_by_the_old_name() -> None:
@@ -91,4 +91,4 @@ async def test_matching_of_the_old_release_is_asked_by_the_old_name() -> None:
     request = worker_pb2.ProbeBacklogRequest(namespace="default")
     reply = await world.frontend.call(f"{WORKER_SERVICE}/ProbeBacklog", request, CallContext())
     assert reply == worker_pb2.ProbeBacklogResponse(workflow_tasks=[1])
-    await world.frontend.store.close()
+    await world.frontend.ports.store.close()

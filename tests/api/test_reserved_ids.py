@@ -24,7 +24,7 @@ RUN: dict[str, Any] = {"workflow_execution": {"workflow_id": SCHEDULE}}
 async def world() -> AsyncIterator[World]:
     made = await new_world()
     yield made
-    await made.frontend.store.close()
+    await made.frontend.ports.store.close()
 
 
 async def _refusal(world: World, method: str, **fields: Any) -> ServiceError:

@@ -249,7 +249,7 @@ class Site:
     async def open(self) -> AsyncIterator[Site]:
         config = ServerConfig()
         self.services = assemble(config, self.store, LocalNotifier(SystemClock()))
-        await ensure_namespace(self.services.frontend, "default")
+        await ensure_namespace(self.services.frontend.ports, "default")
         assert self.services.history is not None
         await self.services.history.start()
         yield self

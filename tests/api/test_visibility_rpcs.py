@@ -25,7 +25,7 @@ _RUNNING, _COMPLETED = 1, 2
 
 
 async def _put(world: World, number: int, status: int = _RUNNING, attributes: str = "{}") -> None:
-    namespace = await world.frontend.namespaces.by_name("default")
+    namespace = await world.frontend.ports.namespaces.by_name("default")
     assert namespace is not None
     run = f"00000000-0000-4000-8000-{number:012}"
     key = ExecutionKey(namespace.namespace_id, f"w{number}", run)
@@ -63,7 +63,7 @@ async def _put(world: World, number: int, status: int = _RUNNING, attributes: st
         visibility=row,
         current=CurrentWrite(current, None),
     )
-    await world.frontend.store.commit(Transition((write,)))
+    await world.frontend.ports.store.commit(Transition((write,)))
 
 
 async def _list(world: World, query: str = "", size: int = 0, token: bytes = b"") -> Any:

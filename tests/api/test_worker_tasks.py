@@ -18,7 +18,7 @@ _BIG = b"x" * (2 * 1024 * 1024 + 1)
 
 
 async def _token(world: World) -> bytes:
-    namespace = await world.frontend.namespaces.by_name("default")
+    namespace = await world.frontend.ports.namespaces.by_name("default")
     assert namespace is not None
     return TaskToken(namespace_id=namespace.namespace_id, workflow_id="w").SerializeToString()
 

@@ -59,7 +59,7 @@ async def guarded_functions(folder: Path, keys: str) -> AsyncIterator[str]:
     async with opened(env) as store:
         await store.migrate()
         nobody: Any = None
-        await ensure_namespace(Frontend(store, nobody, nobody, SystemClock(), RandomIds()), "default")
+        await ensure_namespace(Frontend(store, nobody, nobody, SystemClock(), RandomIds()).ports, "default")
     with platform("warm") as instances:
         async with serving(Front(Cloud(instances, env))) as url:
             yield url

@@ -102,7 +102,7 @@ def services() -> Services:
         await store.migrate()
         made = assemble(ServerConfig(), store, LocalNotifier(SystemClock()), NO_METRICS)
         for name in ("default", "temporal-system"):
-            await ensure_namespace(made.frontend, name)
+            await ensure_namespace(made.frontend.ports, name)
         return made
 
     made: Services = run(make())

@@ -57,7 +57,7 @@ class Backend:
 
     async def open(self, *namespaces: str) -> None:
         for name in ("default", *namespaces):
-            await ensure_namespace(self.frontend, name)
+            await ensure_namespace(self.frontend.ports, name)
         found = await self.store.get_namespace(name="default")
         assert found is not None
         self.namespace_id = found.namespace_id

@@ -482,18 +482,18 @@ async def test_work_of_the_servers_own_goes_on_beside_messages_that_cannot_be_re
     await backend.store.enqueue(QueueMessage(DELETION_QUEUE, 1, JUNK))
     await backend.open("doomed")
     await backend.call("DeleteNamespace", namespace="doomed")
-    while await finish_deletions(backend.frontend):
+    while await finish_deletions(backend.frontend.ports):
         pass
     await backend.clock.advance(6)
 
     async def is_gone() -> bool:
         """By this call, or by the server's own loop, which may be quicker."""
-        await finish_deletions(backend.frontend)
+        await finish_deletions(backend.frontend.ports)
         names = [each.namespace_info.name for each in (await backend.call("ListNamespaces")).namespaces]
         return not any("doomed" in name for name in names)
 
     await eventually(is_gone)
-    assert await work_on_batches(backend.frontend) == 0
+    assert await work_on_batches(backend.frontend.ports) == 0
     assert "queue" in await problems(backend.store)
 
 
@@ -546,6 +546,7 @@ async def test_a_check_finds_bad_rows_that_were_not_read_yet(backend: Backend) -
 
 
 async def test_rows_that_were_set_aside_are_metrics(backend: Backend) -> None:
+    from whistlestop.server.metrics.exposition import text_of
     from whistlestop.server.metrics.prometheus import PrometheusMetrics
     from whistlestop.server.process import _Backlog
 
@@ -557,7 +558,7 @@ async def test_rows_that_were_set_aside_are_metrics(backend: Backend) -> None:
         await backend.clock.advance(10)
     services: Any = backend
     await _Backlog(services, metrics).refresh()
-    text = metrics.render().decode()
+    text = text_of(metrics)().decode()
     assert 'whistlestop_rows_failed_total{table="timer_tasks"} 2.0' in text
     assert 'whistlestop_rows_set_aside{table="timer_tasks"} 1.0' in text
 

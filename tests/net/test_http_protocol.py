@@ -17,7 +17,8 @@ from whistlestop.net.budget import Budget
 from whistlestop.net.http.protocol import BoundedProtocol, HttpLimits
 from whistlestop.net.http.server import HttpServer
 from whistlestop.net.http.state import ServerState
-from whistlestop.server.metrics.prometheus import PrometheusMetrics, metrics_app
+from whistlestop.server.metrics.endpoint import metrics_app
+from whistlestop.server.metrics.prometheus import PrometheusMetrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

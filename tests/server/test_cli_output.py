@@ -18,7 +18,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.server.cli import workflow_summary
 from whistlestop.server.cli.errors import CommandError
-from whistlestop.server.cli.output import as_json, escaped, form_of, print_json, print_table
+from whistlestop.server.cli.escaping import escaped
+from whistlestop.server.cli.output import as_json, form_of, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -154,7 +154,7 @@ async def world() -> Any:
     made = await new_world()
     yield made
     await made.frontend.close()
-    await made.frontend.store.close()
+    await made.frontend.ports.store.close()
 
 
 class Taken:
@@ -239,7 +239,7 @@ async def test_services_follow(world: World) -> None:
     services: Any = SimpleNamespace(
         frontend=frontend, history=None, matching=None, engine=SimpleNamespace(outbound=Outbound())
     )
-    held = frontend.config
+    held = frontend.ports.config
     listing = service_pb.ListSchedulesRequest(namespace="default")
     long = service_pb.PollWorkflowTaskQueueRequest(namespace="default", identity="x" * 20)
     long.task_queue.name = "q"
@@ -273,7 +273,7 @@ def test_addresses_that_callbacks_may_have_follow(world: World) -> None:
     for host in ("one.internal", "other.internal"):
         pattern = {"Pattern": f"{host}:*", "AllowInsecure": True}
         live_config.reconfigure(services, DynamicConfig({"callback.allowedaddresses": [pattern]}))
-        assert frontend.config.callback_allowed_addresses == ((f"{host}:*", True),)
+        assert frontend.ports.config.callback_allowed_addresses == ((f"{host}:*", True),)
         named = [
             name for name in ("flag.internal", "one.internal", "other.internal") if outbound.named.has_host(name, 80)
         ]

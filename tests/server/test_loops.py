@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,14 +181,8 @@ async def _membership(store: Any, clock: FakeClock) -> Callable[[], Awaitable[No
 
 async def _of_frontend(store: Any, clock: FakeClock, begin: Callable[[Any], None]) -> Callable[[], Awaitable[None]]:
     world = await new_world()
-    frontend: Any = world.frontend
-    frontend.store, frontend.clock = store, clock
-    begin(frontend)
-
-    async def close() -> None:
-        await frontend.close()
-
-    return close
+    begin(replace(world.frontend.ports, store=store, clock=clock))
+    return world.frontend.close
 
 
 async def _batches(store: Any, clock: FakeClock) -> Callable[[], Awaitable[None]]:

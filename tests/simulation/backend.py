@@ -187,7 +187,7 @@ class Backend:
         await self.fill()
         own = self.processes[0]
         frontend = Frontend(self.store, own.history, own.matching, self.clock, self.ids)
-        await ensure_namespace(frontend, NAMESPACE)
+        await ensure_namespace(frontend.ports, NAMESPACE)
         found = await self.store.get_namespace(name=NAMESPACE)
         assert found is not None
         self.namespace_id = found.namespace_id

@@ -55,7 +55,10 @@ class FrontendInstance:
             from whistlestop.frontend.api.namespaces import finish_deletions
             from whistlestop.frontend.batch.worker import work_on_batches
 
-            return {"deleted": await finish_deletions(self.frontend), "batches": await work_on_batches(self.frontend)}
+            return {
+                "deleted": await finish_deletions(self.frontend.ports),
+                "batches": await work_on_batches(self.frontend.ports),
+            }
         answer = await answer_event(self._api, event, invocation.latest_ns)
         await self._environment.heartbeat.renew()
         metrics = self._environment.metrics

@@ -27,14 +27,16 @@ from whistlestop.frontend.client_versions import check_call
 from whistlestop.frontend.config import FrontendConfig
 from whistlestop.frontend.namespace_resolution import NamespaceResolver
 from whistlestop.frontend.own_rpcs import OWN_REGISTRY
+from whistlestop.frontend.ports import FrontendPorts
 from whistlestop.frontend.registry import AS_TEMPORAL, REGISTRY, RpcSpec, Served
+from whistlestop.net.tasks.background import Background
 from whistlestop.storage import errors as storage_errors
 from whistlestop.storage.namespaces import NamespaceCache
 from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from google.protobuf.message import Message
 
@@ -84,17 +86,23 @@ class Frontend:
         *,
         namespaces: NamespaceCache | None = None,
     ) -> None:
-        self.store = store
-        self.history = history
-        self.matching = matching
-        self.clock = clock
-        self.ids = ids
-        self.config = config or FrontendConfig()
-        self.namespaces = namespaces or NamespaceCache(store, clock)
-        self.aside = SetAside(store, clock)
-        """Rows that could not be shown, and work that could not be done."""
+        log = logging.getLogger(__name__)
+        self._background = Background(log, "a background task of the frontend failed")
+        self.ports = FrontendPorts(
+            store,
+            history,
+            matching,
+            clock,
+            ids,
+            config or FrontendConfig(),
+            namespaces or NamespaceCache(store, clock),
+            SetAside(store, clock),
+            ThrottledWarnings(log, clock),
+            self._background,
+            self.call_as_server,
+        )
+        """What handlers are given."""
         self._access = self._access_control()
-        self.warn = ThrottledWarnings(logging.getLogger(__name__), clock)
         self.registry = REGISTRY
         """The public RPCs that transports offer."""
         self.configured()
@@ -102,16 +110,15 @@ class Frontend:
         self._routes: dict[str, _Route] = {}
         """Routes of the RPCs called so far, by full name."""
         self._waiting: set[asyncio.Task[object]] = set()
-        self._background: set[asyncio.Future[object]] = set()
         self._closing = False
 
     def configured(self) -> None:
         """Apply `config`, at the start and whenever it has changed."""
-        config = self.config
-        self._resolver = NamespaceResolver(self.namespaces, config.max_id_length)
-        self._checks = _Checks(Rules(config, self.ids, self.warn), guards(config))
+        config, ids, warn = self.ports.config, self.ports.ids, self.ports.warn
+        self._resolver = NamespaceResolver(self.ports.namespaces, config.max_id_length)
+        self._checks = _Checks(Rules(config, ids, warn), guards(config))
         self._own_checks = {
-            name: _Checks(Rules(own, self.ids, self.warn), guards(own)) for name, own in config.by_namespace.items()
+            name: _Checks(Rules(own, ids, warn), guards(own)) for name, own in config.by_namespace.items()
         }
 
     async def call(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
@@ -146,11 +153,11 @@ class Frontend:
         return True if self._access is None else self._access.peek(headers)
 
     def _access_control(self) -> AccessControl | None:
-        if self.config.auth is None:
+        if self.ports.config.auth is None:
             return None
         from whistlestop.frontend.auth.access import AccessControl
 
-        return AccessControl(self.config.auth, self.namespaces, self.clock)
+        return AccessControl(self.ports.config.auth, self.ports.namespaces, self.ports.clock)
 
     def _route_of(self, full_rpc_name: str) -> _Route:
         route = self._routes.get(full_rpc_name)
@@ -190,25 +197,15 @@ class Frontend:
         self.registry = self.registry | {spec.full_name: spec}
         self._routes[spec.full_name] = _Route(spec, serve, None, bound_of(spec.request_type))
 
-    def begin(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run `work` in the background until it ends or the frontend closes."""
-        self.adopt(asyncio.ensure_future(work))
-
-    def adopt(self, task: asyncio.Future[Any]) -> None:
-        """Keep a background task until it ends; it is cancelled when the frontend closes."""
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
     async def close(self) -> None:
         """Drain: end open polls at once with an empty reply, and refuse new ones."""
         self._closing = True
-        for task in self._background:
-            task.cancel()
         waiting = list(self._waiting)
         for task in waiting:
             task.cancel()
         for _ in waiting:
             await asyncio.sleep(0)
+        await self._background.cancel()
 
     def _route(self, spec: RpcSpec) -> _Route:
         handler, validator = parts_of(spec.method)
@@ -216,10 +213,10 @@ class Frontend:
 
     def _server_of(self, spec: RpcSpec, handler: Handler | None) -> Serve:
         if handler is not None:
-            return lambda request, context: handler(self, request, context)
+            return lambda request, context: handler(self.ports, request, context)
         if spec.served is Served.UNIMPLEMENTED:
             return _refusal(spec)
-        client = self.history if spec.served is Served.HISTORY else self.matching
+        client = self.ports.history if spec.served is Served.HISTORY else self.ports.matching
         method = spec.method
         if method in OLD_NAMES:
             return lambda request, context: call_renamed(client, method, request, context)
@@ -239,7 +236,7 @@ class Frontend:
                 # Another process may have added the attribute since the namespace was read.
                 if namespace is None:
                     raise
-                namespace = await self.namespaces.refresh(namespace.namespace_id)
+                namespace = await self.ports.namespaces.refresh(namespace.namespace_id)
                 route.validate(request, namespace, checks.rules)
         if namespace is None:
             return context
@@ -248,7 +245,7 @@ class Frontend:
         )
 
     def _from_storage(self, error: storage_errors.StorageError) -> ServiceError:
-        self.warn("the store: %s", error)
+        self.ports.warn("the store: %s", error)
         return service_error(error)
 
     def _is_too_long(self, request: Message, path: str) -> bool:
@@ -256,7 +253,7 @@ class Frontend:
         found: Any = request
         for name in path.split("."):
             found = getattr(found, name, None)
-        return isinstance(found, str) and len(found) > self.config.max_id_length
+        return isinstance(found, str) and len(found) > self.ports.config.max_id_length
 
     def _draining(self) -> bool:
         return self._closing

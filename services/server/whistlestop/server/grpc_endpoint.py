@@ -42,9 +42,9 @@ class _Methods:
     def __init__(self, frontend: Frontend, clock: Clock) -> None:
         self._frontend = frontend
         self._clock = clock
-        self.most = frontend.config.max_message_size
+        self.most = frontend.ports.config.max_message_size
         services = frozenset(spec.service for spec in frontend.registry.values())
-        authenticates = frontend.config.auth is not None
+        authenticates = frontend.ports.config.auth is not None
         self._is_authenticated = self._authenticated if authenticates else None
         self._peek = self._peek_authenticated if authenticates else None
         self._served = services | {HEALTH_SERVICE, *REFLECTION_SERVICES}

@@ -161,8 +161,8 @@ class Server:
             from whistlestop.frontend.api.namespaces import resume_deletions
             from whistlestop.frontend.batch.worker import resume_batches
 
-            resume_deletions(services.frontend)
-            resume_batches(services.frontend)
+            resume_deletions(services.frontend.ports)
+            resume_batches(services.frontend.ports)
 
     async def _end_engine_start(self) -> None:
         assert self._engine_start is not None
@@ -240,7 +240,7 @@ class Server:
         from whistlestop.frontend.api.namespaces import ensure_namespace
 
         for namespace in dict.fromkeys(("temporal-system", *self.config.namespaces)):
-            await ensure_namespace(services.frontend, namespace, self.config.retention_s)
+            await ensure_namespace(services.frontend.ports, namespace, self.config.retention_s)
         if not self.config.search_attributes:
             return
         for namespace in self.config.namespaces:
@@ -257,7 +257,7 @@ class Server:
 
     async def _open_metrics(self, ip: str, metrics: PrometheusMetrics, services: Services) -> None:
         from whistlestop.net.http.server import HttpServer
-        from whistlestop.server.metrics.prometheus import metrics_app
+        from whistlestop.server.metrics.endpoint import metrics_app
 
         app = metrics_app(metrics, _Backlog(services, metrics).refresh, _browser_rules(self.config, services))
         endpoint = HttpServer(app, budget=self._budget)
@@ -334,7 +334,7 @@ class Server:
 
 def _watch(services: Services, metrics: PrometheusMetrics) -> None:
     """Count failures of background work, and the outcomes of polls."""
-    for service in (services.history, services.matching, services.frontend):
+    for service in (services.history, services.matching, services.frontend.ports):
         if service is not None:
             service.aside.listener = metrics.row_failed
     metrics.watch_loops(loops.failures)
@@ -443,7 +443,7 @@ def _browser_rules(config: ServerConfig, services: Services) -> BrowserRules:
     # A browser presents a client certificate whatever site's page makes the request.
     is_open = config.auth is None or (config.tls is not None and bool(config.tls.client_ca))
     names = LOCAL_NAMES | {socket.gethostname().lower(), config.ip.lower()}
-    hosts = hosts_of(services.frontend.config.http_allowed_hosts)
+    hosts = hosts_of(services.frontend.ports.config.http_allowed_hosts)
     return BrowserRules(is_open, frozenset(config.http_cors_origins), hosts, names)
 
 

@@ -6,7 +6,6 @@ so it is deduplicated, tracked, stopped and listed like any run. `frontend/batch
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.common.v1 import message_pb2 as common_pb
@@ -18,7 +17,6 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common import task_queues
 from whistlestop.common.clients import decoded
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.messages.enum_names import enum_name
@@ -27,19 +25,17 @@ from whistlestop.frontend.api import checks, standalone_activities
 from whistlestop.frontend.api.listing import parsed_filter
 from whistlestop.frontend.api.switches import ON_ACTIVITIES
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
+from whistlestop.frontend.batch.job_workflow import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
 DIVISION = "TemporalBatcher"
-WORKFLOW_TYPE = "temporal-sys-batch-workflow-protobuf"
-TASK_QUEUE = task_queues.PER_NAMESPACE_QUEUE
-STATS_MEMO = "batch_operation_stats"
 _TYPE_MEMO = "batch_operation_type"
 _REASON_MEMO = "batch_operation_reason"
 _QUERY_MEMO = "batch_operation_visibility_query"
@@ -200,7 +196,7 @@ _OPERATION_CHECKS = {
 
 
 async def start_batch_operation(
-    frontend: Frontend, request: service_pb.StartBatchOperationRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.StartBatchOperationRequest, context: CallContext
 ) -> service_pb.StartBatchOperationResponse:
     """Start a job. Raises ALREADY_EXISTS if the id is taken, RESOURCE_EXHAUSTED if too many jobs are running."""
     # Imported here, because few calls start a batch.
@@ -284,7 +280,7 @@ def _targets(request: service_pb.StartBatchOperationRequest, kind: str) -> list[
 
 
 async def stop_batch_operation(
-    frontend: Frontend, request: service_pb.StopBatchOperationRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.StopBatchOperationRequest, context: CallContext
 ) -> service_pb.StopBatchOperationResponse:
     """Stop a job. Operations that are already done are not undone. Raise NOT_FOUND."""
     described = await _described_run(frontend, request.job_id, context)
@@ -297,7 +293,7 @@ async def stop_batch_operation(
 
 
 async def describe_batch_operation(
-    frontend: Frontend, request: service_pb.DescribeBatchOperationRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.DescribeBatchOperationRequest, context: CallContext
 ) -> service_pb.DescribeBatchOperationResponse:
     """Describe a job. Raise NOT_FOUND.
 
@@ -336,7 +332,7 @@ async def describe_batch_operation(
 
 
 async def list_batch_operations(
-    frontend: Frontend, request: service_pb.ListBatchOperationsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListBatchOperationsRequest, context: CallContext
 ) -> service_pb.ListBatchOperationsResponse:
     """Return a page of jobs, newest first. Raise INVALID_ARGUMENT for a bad page token."""
     page = await list_workflow_executions(
@@ -360,7 +356,7 @@ async def list_batch_operations(
 
 
 async def _described_run(
-    frontend: Frontend, job_id: str, context: CallContext
+    frontend: FrontendPorts, job_id: str, context: CallContext
 ) -> service_pb.DescribeWorkflowExecutionResponse:
     request = service_pb.DescribeWorkflowExecutionRequest(namespace=context.namespace)
     request.execution.workflow_id = job_id
@@ -371,13 +367,6 @@ async def _described_run(
         # A user's workflow with that id is not a batch job, and must not be stopped as one.
         raise not_found(f"no batch operation with job id {job_id}")
     return described
-
-
-def json_payload(value: Any) -> common_pb.Payload:
-    """Encode a value as the SDKs' JSON converter does. Raise TypeError for a value that JSON can't hold."""
-    return common_pb.Payload(
-        metadata={"encoding": b"json/plain"}, data=json.dumps(value, separators=(",", ":")).encode()
-    )
 
 
 def _value(payload: common_pb.Payload) -> Any:

@@ -15,11 +15,11 @@ from whistlestop.frontend.config import SERVER_VERSION
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 
 async def get_system_info(
-    frontend: Frontend, request: service_pb.GetSystemInfoRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.GetSystemInfoRequest, context: CallContext
 ) -> service_pb.GetSystemInfoResponse:
     """Return the server's version and capabilities, which SDKs read before anything else."""
     return service_pb.GetSystemInfoResponse(
@@ -29,7 +29,7 @@ async def get_system_info(
 
 
 async def get_cluster_info(
-    frontend: Frontend, request: service_pb.GetClusterInfoRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.GetClusterInfoRequest, context: CallContext
 ) -> service_pb.GetClusterInfoResponse:
     """Describe the only cluster, whatever the request names."""
     config = frontend.config
@@ -47,7 +47,7 @@ async def get_cluster_info(
 
 
 async def list_clusters(
-    frontend: Frontend, request: operator_pb.ListClustersRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.ListClustersRequest, context: CallContext
 ) -> operator_pb.ListClustersResponse:
     """Return the only cluster, on one page. Raise INVALID_ARGUMENT for a bad page token."""
     last_of(request.next_page_token, list_mark(""))

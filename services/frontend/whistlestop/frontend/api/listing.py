@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import Query
 
@@ -45,7 +45,7 @@ _Response = TypeVar("_Response", bound=CountResponse)
 _Entry = TypeVar("_Entry")
 
 
-def remaining_s(frontend: Frontend, context: CallContext) -> float:
+def remaining_s(frontend: FrontendPorts, context: CallContext) -> float:
     """Return how long the store may read for this caller, in seconds: until its deadline, up to a limit."""
     most = frontend.config.visibility_read_s
     if context.deadline_ns is None:
@@ -54,7 +54,7 @@ def remaining_s(frontend: Frontend, context: CallContext) -> float:
 
 
 async def page(
-    frontend: Frontend, context: CallContext, query: Query, size: int, after: bytes, *of: str
+    frontend: FrontendPorts, context: CallContext, query: Query, size: int, after: bytes, *of: str
 ) -> tuple[list[VisibilityRow], bytes]:
     """Return a page of rows, and the token of the next page (empty at the end). Raise INVALID_ARGUMENT.
 
@@ -74,7 +74,7 @@ async def page(
     return rows, marked(token, mark)
 
 
-async def fill_count(frontend: Frontend, context: CallContext, query: Query, response: _Response) -> _Response:
+async def fill_count(frontend: FrontendPorts, context: CallContext, query: Query, response: _Response) -> _Response:
     """Fill in the count, and a count per group if the filter groups. Raise StorageError."""
     if not query.group_by:
         response.count = await frontend.store.count_visibility(
@@ -91,7 +91,7 @@ async def fill_count(frontend: Frontend, context: CallContext, query: Query, res
 
 
 async def parsed_filter(
-    frontend: Frontend, context: CallContext, text: str, aliases: Custom | None = None, *, yields: bool = False
+    frontend: FrontendPorts, context: CallContext, text: str, aliases: Custom | None = None, *, yields: bool = False
 ) -> tuple[Query, Custom]:
     """Return the parsed filter and the namespace's custom attributes. Raises INVALID_ARGUMENT.
 
@@ -114,7 +114,7 @@ async def parsed_filter(
 
 
 async def entries(
-    frontend: Frontend, rows: Sequence[VisibilityRow], make: Callable[[VisibilityRow], _Entry]
+    frontend: FrontendPorts, rows: Sequence[VisibilityRow], make: Callable[[VisibilityRow], _Entry]
 ) -> list[_Entry]:
     """Convert a page of rows. A row that fails is shown without memo and attributes and does not affect the others."""
     made: list[_Entry] = []
@@ -157,7 +157,7 @@ class Division:
 
     async def parsed(
         self,
-        frontend: Frontend,
+        frontend: FrontendPorts,
         context: CallContext,
         text: str,
         check: Callable[[Expression], None] | None = None,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.config import FrontendConfig
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 SYSTEM_NAMESPACE = "temporal-system"
 SYSTEM_NAMESPACE_ID = "32049b68-7872-4094-8e63-d0dd59896a83"
@@ -52,7 +52,7 @@ _BAD_RETENTION = "A valid retention period is not set on request."
 
 
 async def register_namespace(
-    frontend: Frontend, request: service_pb.RegisterNamespaceRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.RegisterNamespaceRequest, context: CallContext
 ) -> service_pb.RegisterNamespaceResponse:
     """Create a namespace. Raises ALREADY_EXISTS if the name is taken."""
     config = frontend.config
@@ -95,7 +95,7 @@ def new_namespace(namespace_id: str, name: str, config: FrontendConfig, retentio
     return data
 
 
-async def create(frontend: Frontend, data: NamespaceData) -> None:
+async def create(frontend: FrontendPorts, data: NamespaceData) -> None:
     """Store a new namespace. Raises ALREADY_EXISTS."""
     record = NamespaceRecord(data.info.id, data.info.name, data.SerializeToString(), version=0)
     try:
@@ -104,7 +104,7 @@ async def create(frontend: Frontend, data: NamespaceData) -> None:
         raise _exists(data.info.name) from None
 
 
-async def ensure_namespace(frontend: Frontend, name: str, retention_s: int = 86_400) -> None:
+async def ensure_namespace(frontend: FrontendPorts, name: str, retention_s: int = 86_400) -> None:
     """Create the namespace if it does not exist. Several servers may do so at the same time when they start."""
     if await frontend.store.get_namespace(name=name) is not None:
         return
@@ -122,7 +122,7 @@ async def ensure_namespace(frontend: Frontend, name: str, retention_s: int = 86_
 
 
 async def describe_namespace(
-    frontend: Frontend, request: service_pb.DescribeNamespaceRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.DescribeNamespaceRequest, context: CallContext
 ) -> service_pb.DescribeNamespaceResponse:
     """Describe a namespace by name or id, read from the store. Raise INVALID_ARGUMENT or NOT_FOUND."""
     if request.id and request.namespace:
@@ -140,7 +140,7 @@ async def describe_namespace(
     return _described(read(record), record, frontend.config.of(record.name))
 
 
-async def _named(frontend: Frontend, names: Collection[str], after: str, limit: int) -> list[NamespaceRecord]:
+async def _named(frontend: FrontendPorts, names: Collection[str], after: str, limit: int) -> list[NamespaceRecord]:
     """Return the first `limit` of these namespaces whose name is greater than `after`, by name; some may not exist."""
     found: list[NamespaceRecord] = []
     for name in sorted(names):
@@ -152,7 +152,7 @@ async def _named(frontend: Frontend, names: Collection[str], after: str, limit: 
 
 
 async def list_namespaces(
-    frontend: Frontend, request: service_pb.ListNamespacesRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListNamespacesRequest, context: CallContext
 ) -> service_pb.ListNamespacesResponse:
     """Return a page of namespaces by name; the page token is the last name of the page. Raise INVALID_ARGUMENT."""
     size = min(request.page_size, _MAX_PER_PAGE) if request.page_size > 0 else _DEFAULT_PAGE
@@ -177,7 +177,7 @@ async def list_namespaces(
 
 
 async def update_namespace(
-    frontend: Frontend, request: service_pb.UpdateNamespaceRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.UpdateNamespaceRequest, context: CallContext
 ) -> service_pb.UpdateNamespaceResponse:
     """Change the fields that the request sets. Raise INVALID_ARGUMENT, NOT_FOUND or UNAVAILABLE."""
     if request.promote_namespace:
@@ -208,7 +208,7 @@ async def update_namespace(
 
 
 async def deprecate_namespace(
-    frontend: Frontend, request: service_pb.DeprecateNamespaceRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.DeprecateNamespaceRequest, context: CallContext
 ) -> service_pb.DeprecateNamespaceResponse:
     """Refuse new workflows in the namespace; running ones go on."""
 
@@ -220,7 +220,7 @@ async def deprecate_namespace(
 
 
 async def delete_namespace(
-    frontend: Frontend, request: operator_pb.DeleteNamespaceRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.DeleteNamespaceRequest, context: CallContext
 ) -> operator_pb.DeleteNamespaceResponse:
     """Delete a namespace: its name is free at once, executions are deleted in the background from a queue.
 
@@ -253,7 +253,7 @@ async def delete_namespace(
     return operator_pb.DeleteNamespaceResponse(deleted_namespace=data.info.name)
 
 
-async def _check_endpoints(frontend: Frontend, namespace_id: str) -> None:
+async def _check_endpoints(frontend: FrontendPorts, namespace_id: str) -> None:
     """Refuse to delete a namespace that is the target of a Nexus endpoint."""
     first = ""
     while records := await frontend.store.list_nexus_endpoints(first, _ENDPOINTS_PAGE):
@@ -271,9 +271,9 @@ async def _check_endpoints(frontend: Frontend, namespace_id: str) -> None:
         first = f"{records[-1].endpoint_id}-"
 
 
-def resume_deletions(frontend: Frontend) -> None:
+def resume_deletions(frontend: FrontendPorts) -> None:
     """Continue deletions that another process left unfinished. A server calls it when it starts."""
-    frontend.begin(_finish_all_deletions(frontend))
+    frontend.background.spawn(_finish_all_deletions(frontend))
 
 
 VISIBLE_AFTER_DELETION_NS = 5 * SECOND_NS
@@ -283,7 +283,7 @@ _MAX_DELETIONS = 1000
 """Namespaces under deletion that are processed in a round."""
 
 
-async def _finish_all_deletions(frontend: Frontend) -> None:
+async def _finish_all_deletions(frontend: FrontendPorts) -> None:
     more, next_ns = True, 0
 
     async def turn() -> None:
@@ -298,7 +298,7 @@ async def _finish_all_deletions(frontend: Frontend) -> None:
     loop.ended()
 
 
-async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
+async def finish_deletions(frontend: FrontendPorts, limit: int = 100) -> int:
     """Delete up to `limit` executions of deleted namespaces, and then the empty namespaces. Return their number.
 
     It is safe to run at any time, and concurrently: a queue message stays until its namespace has been deleted.
@@ -306,7 +306,7 @@ async def finish_deletions(frontend: Frontend, limit: int = 100) -> int:
     return (await _delete_page(frontend, limit))[0]
 
 
-async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
+async def _delete_page(frontend: FrontendPorts, limit: int) -> tuple[int, int]:
     """Delete like `finish_deletions`; return also when the next kept namespace may be deleted, 0 for none."""
     done, next_times = 0, []
     for message in await frontend.store.read_queue(DELETION_QUEUE, 0, _MAX_DELETIONS):
@@ -326,7 +326,7 @@ async def _delete_page(frontend: Frontend, limit: int) -> tuple[int, int]:
     return done, 0 if done else min(next_times, default=0)
 
 
-async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) -> tuple[int, int]:
+async def _delete_some(frontend: FrontendPorts, message: QueueMessage, limit: int) -> tuple[int, int]:
     """Delete up to `limit` executions of a deleted namespace, or the namespace itself if it is empty and not kept.
 
     Return the number deleted, and until when the namespace is kept if there is nothing else left to do.
@@ -348,7 +348,7 @@ async def _delete_some(frontend: Frontend, message: QueueMessage, limit: int) ->
 
 
 async def edit(
-    frontend: Frontend, name: str, change: Callable[[NamespaceData], None]
+    frontend: FrontendPorts, name: str, change: Callable[[NamespaceData], None]
 ) -> tuple[NamespaceRecord, NamespaceData]:
     """Read a namespace, `change(data)` in place, and write it by compare-and-set; retry on a conflict.
 
@@ -365,14 +365,14 @@ async def edit(
     raise unavailable(f"Namespace {name} is being changed by others. Try again.")
 
 
-async def _read(frontend: Frontend, name: str) -> tuple[NamespaceRecord, NamespaceData]:
+async def _read(frontend: FrontendPorts, name: str) -> tuple[NamespaceRecord, NamespaceData]:
     record = await frontend.store.get_namespace(name=name)
     if record is None:
         raise namespace_not_found(name)
     return record, read(record)
 
 
-async def _write(frontend: Frontend, record: NamespaceRecord, data: NamespaceData) -> None:
+async def _write(frontend: FrontendPorts, record: NamespaceRecord, data: NamespaceData) -> None:
     changed = NamespaceRecord(
         record.namespace_id, data.info.name, data.SerializeToString(), record.version, record.is_global
     )
@@ -395,7 +395,7 @@ def _update_info(data: NamespaceData, request: service_pb.UpdateNamespaceRequest
         data.info.state = wanted.state
 
 
-def _update_config(data: NamespaceData, request: service_pb.UpdateNamespaceRequest, frontend: Frontend) -> None:
+def _update_config(data: NamespaceData, request: service_pb.UpdateNamespaceRequest, frontend: FrontendPorts) -> None:
     wanted = request.config
     if wanted.HasField("workflow_execution_retention_ttl"):
         _check_retention(wanted.workflow_execution_retention_ttl, frontend.config)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")
 _NAME_IN_MESSAGES = r"^[a-zA-Z][a-zA-Z0-9\\-]*[a-zA-Z0-9]$"
@@ -44,7 +44,7 @@ _MAX_PER_PAGE = 1000
 
 
 async def create_nexus_endpoint(
-    frontend: Frontend, request: operator_pb.CreateNexusEndpointRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.CreateNexusEndpointRequest, context: CallContext
 ) -> operator_pb.CreateNexusEndpointResponse:
     """Create an endpoint. Raises ALREADY_EXISTS if the name is taken."""
     data = await _checked(frontend, request.spec)
@@ -59,7 +59,7 @@ async def create_nexus_endpoint(
 
 
 async def update_nexus_endpoint(
-    frontend: Frontend, request: operator_pb.UpdateNexusEndpointRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.UpdateNexusEndpointRequest, context: CallContext
 ) -> operator_pb.UpdateNexusEndpointResponse:
     """Replace the whole spec, if the endpoint still has the version that the caller has seen.
 
@@ -88,7 +88,7 @@ async def update_nexus_endpoint(
 
 
 async def delete_nexus_endpoint(
-    frontend: Frontend, request: operator_pb.DeleteNexusEndpointRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.DeleteNexusEndpointRequest, context: CallContext
 ) -> operator_pb.DeleteNexusEndpointResponse:
     """Delete an endpoint. Operations in progress fail at their next attempt. Raise StorageError."""
     issues = _id_issues(request.id)
@@ -101,7 +101,7 @@ async def delete_nexus_endpoint(
 
 
 async def get_nexus_endpoint(
-    frontend: Frontend, request: operator_pb.GetNexusEndpointRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.GetNexusEndpointRequest, context: CallContext
 ) -> operator_pb.GetNexusEndpointResponse:
     """Return an endpoint by id. Raise INVALID_ARGUMENT or NOT_FOUND."""
     _raise(_id_issues(request.id))
@@ -112,7 +112,7 @@ async def get_nexus_endpoint(
 
 
 async def list_nexus_endpoints(
-    frontend: Frontend, request: operator_pb.ListNexusEndpointsRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.ListNexusEndpointsRequest, context: CallContext
 ) -> operator_pb.ListNexusEndpointsResponse:
     """Return a page of endpoints by id, or the one with the given name if it exists. Raise INVALID_ARGUMENT.
 
@@ -150,7 +150,7 @@ def _first_id(token: bytes) -> str:
         raise invalid_argument("invalid page token") from None
 
 
-async def _checked(frontend: Frontend, spec: nexus_pb.EndpointSpec) -> NexusEndpointData:
+async def _checked(frontend: FrontendPorts, spec: nexus_pb.EndpointSpec) -> NexusEndpointData:
     """Return the data to store for a spec. Raises INVALID_ARGUMENT with everything that is wrong with it."""
     config = frontend.config
     issues = _name_issues(spec.name, config.endpoint_name_max_length)
@@ -254,7 +254,7 @@ def _read(record: NexusEndpointRecord) -> NexusEndpointData:
         ) from error
 
 
-async def _endpoint_of(frontend: Frontend, record: NexusEndpointRecord, version: int = 0) -> nexus_pb.Endpoint:
+async def _endpoint_of(frontend: FrontendPorts, record: NexusEndpointRecord, version: int = 0) -> nexus_pb.Endpoint:
     """Return the endpoint as callers see it, a worker target with its namespace's current name."""
     data = _read(record)
     endpoint = data.endpoint

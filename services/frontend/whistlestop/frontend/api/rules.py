@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from whistlestop.common.ids import Ids
     from whistlestop.common.timing.throttle import ThrottledWarnings
     from whistlestop.frontend.config import FrontendConfig
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
 
@@ -43,5 +43,5 @@ class UnknownSearchAttribute(ServiceError):
 Validator: TypeAlias = "Callable[[Any, Namespace | None, Rules], None]"
 """Checks a request and fills in defaults such as request ids. Raises ServiceError."""
 
-Handler: TypeAlias = "Callable[[Frontend, Any, CallContext], Awaitable[Reply]]"
+Handler: TypeAlias = "Callable[[FrontendPorts, Any, CallContext], Awaitable[Reply]]"
 """Serves an RPC in the frontend."""

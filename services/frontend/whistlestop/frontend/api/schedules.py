@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
 
@@ -154,7 +154,7 @@ def _check_size(schedule: schedule_pb.Schedule, memo_bytes: int, rules: Rules) -
 
 
 async def list_schedules(
-    frontend: Frontend, request: service_pb.ListSchedulesRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListSchedulesRequest, context: CallContext
 ) -> service_pb.ListSchedulesResponse:
     """Return a page of schedules, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
     query, custom = await DIVISION.parsed(frontend, context, request.query, _check_names)
@@ -166,7 +166,7 @@ async def list_schedules(
 
 
 async def count_schedules(
-    frontend: Frontend, request: service_pb.CountSchedulesRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.CountSchedulesRequest, context: CallContext
 ) -> service_pb.CountSchedulesResponse:
     """Count schedules, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await DIVISION.parsed(frontend, context, request.query, _check_names)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.namespace_pb2 import NamespaceData
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 _LIMITS = {kind: 10 if kind is AttributeType.Keyword else 3 for kind in AttributeType}
 """Custom attributes of each type that a namespace may have: the number of fields of Temporal's SQL stores."""
@@ -32,7 +32,7 @@ _NO_NAMESPACE = "Namespace is not set on request."
 
 
 async def add_search_attributes(
-    frontend: Frontend, request: operator_pb.AddSearchAttributesRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.AddSearchAttributesRequest, context: CallContext
 ) -> operator_pb.AddSearchAttributesResponse:
     """Add custom attributes. Existing ones, of whatever type, are left unchanged. Raise INVALID_ARGUMENT."""
     wanted = dict(request.search_attributes.items())
@@ -59,7 +59,7 @@ async def add_search_attributes(
 
 
 async def remove_search_attributes(
-    frontend: Frontend, request: operator_pb.RemoveSearchAttributesRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.RemoveSearchAttributesRequest, context: CallContext
 ) -> operator_pb.RemoveSearchAttributesResponse:
     """Remove custom attributes. Unknown names are ignored. Raise INVALID_ARGUMENT."""
     if not request.search_attributes:
@@ -83,7 +83,7 @@ async def remove_search_attributes(
 
 
 async def list_search_attributes(
-    frontend: Frontend, request: operator_pb.ListSearchAttributesRequest, context: CallContext
+    frontend: FrontendPorts, request: operator_pb.ListSearchAttributesRequest, context: CallContext
 ) -> operator_pb.ListSearchAttributesResponse:
     """Return custom and system attributes with their types. Raise INVALID_ARGUMENT without a namespace."""
     if not request.namespace:
@@ -95,7 +95,7 @@ async def list_search_attributes(
 
 
 async def get_search_attributes(
-    frontend: Frontend, request: service_pb.GetSearchAttributesRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.GetSearchAttributesRequest, context: CallContext
 ) -> service_pb.GetSearchAttributesResponse:
     """Return the cluster's attributes: those of the system, and the fields for custom ones. Deprecated."""
     response = service_pb.GetSearchAttributesResponse()
@@ -122,7 +122,7 @@ def _free_field(data: NamespaceData, kind: int) -> str:
     )
 
 
-async def _custom(frontend: Frontend, namespace: str) -> Mapping[str, int]:
+async def _custom(frontend: FrontendPorts, namespace: str) -> Mapping[str, int]:
     """Return the custom attributes, read from the store so that additions by other processes are visible."""
     record = await frontend.store.get_namespace(name=namespace)
     if record is None:

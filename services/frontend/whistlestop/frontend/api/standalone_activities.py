@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
@@ -245,7 +245,7 @@ def _check_options(options: activity_pb.ActivityOptions, wanted: set[str], rules
 
 
 async def list_activity_executions(
-    frontend: Frontend, request: service_pb.ListActivityExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListActivityExecutionsRequest, context: CallContext
 ) -> service_pb.ListActivityExecutionsResponse:
     """Return a page of activities, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
@@ -258,7 +258,7 @@ async def list_activity_executions(
 
 
 async def count_activity_executions(
-    frontend: Frontend, request: service_pb.CountActivityExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.CountActivityExecutionsRequest, context: CallContext
 ) -> service_pb.CountActivityExecutionsResponse:
     """Count activities, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await DIVISION.parsed(frontend, context, request.query)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
     from whistlestop.frontend.config import FrontendConfig
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
@@ -165,7 +165,7 @@ def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> Non
 
 
 async def list_nexus_operation_executions(
-    frontend: Frontend, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.ListNexusOperationExecutionsResponse:
     """Return a page of operations, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
     query, custom = await DIVISION.parsed(frontend, context, request.query)
@@ -178,7 +178,7 @@ async def list_nexus_operation_executions(
 
 
 async def count_nexus_operation_executions(
-    frontend: Frontend, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.CountNexusOperationExecutionsResponse:
     """Count operations, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await DIVISION.parsed(frontend, context, request.query)

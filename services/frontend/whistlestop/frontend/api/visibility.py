@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
 
@@ -37,7 +37,7 @@ _STATUS_WORDS: dict[int, str] = {
 
 
 async def list_workflow_executions(
-    frontend: Frontend, request: service_pb.ListWorkflowExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListWorkflowExecutionsResponse:
     """Return a page of matching executions, the latest start first unless the filter orders them.
 
@@ -48,7 +48,7 @@ async def list_workflow_executions(
 
 
 async def scan_workflow_executions(
-    frontend: Frontend, request: service_pb.ScanWorkflowExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ScanWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ScanWorkflowExecutionsResponse:
     """Return a page like `list_workflow_executions`. Raise INVALID_ARGUMENT for a bad filter or page token."""
     executions, token = await _page(frontend, context, request.query, request.page_size, request.next_page_token)
@@ -56,7 +56,7 @@ async def scan_workflow_executions(
 
 
 async def count_workflow_executions(
-    frontend: Frontend, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.CountWorkflowExecutionsResponse:
     """Count executions, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
     query, _ = await parsed_filter(frontend, context, request.query)
@@ -64,7 +64,7 @@ async def count_workflow_executions(
 
 
 async def list_open_workflow_executions(
-    frontend: Frontend, request: service_pb.ListOpenWorkflowExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListOpenWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListOpenWorkflowExecutionsResponse:
     """List running executions by start time. Deprecated. Raise INVALID_ARGUMENT for a bad page token."""
     clauses = ["ExecutionStatus = 'Running'", *_between("StartTime", request), *_by_id_or_type(request)]
@@ -75,7 +75,7 @@ async def list_open_workflow_executions(
 
 
 async def list_closed_workflow_executions(
-    frontend: Frontend, request: service_pb.ListClosedWorkflowExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListClosedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListClosedWorkflowExecutionsResponse:
     """List closed executions by close time. Deprecated. Raise INVALID_ARGUMENT."""
     closed = _between("CloseTime", request) or ["CloseTime IS NOT NULL"]
@@ -92,7 +92,7 @@ async def list_closed_workflow_executions(
 
 
 async def list_archived_workflow_executions(
-    frontend: Frontend, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListArchivedWorkflowExecutionsResponse:
     """Refuse the request with INVALID_ARGUMENT, because there is no archive."""
     if request.page_size > _MAX_ARCHIVED:
@@ -101,7 +101,7 @@ async def list_archived_workflow_executions(
 
 
 async def _page(
-    frontend: Frontend, context: CallContext, text: str, size: int, after: bytes
+    frontend: FrontendPorts, context: CallContext, text: str, size: int, after: bytes
 ) -> tuple[list[workflow_pb.WorkflowExecutionInfo], bytes]:
     query, custom = await parsed_filter(frontend, context, text)
     rows, token = await page(frontend, context, query, size, after, text)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
     from whistlestop.frontend.config import FrontendConfig
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
 _RESULT_TOO_LARGE = "Complete result exceeds size limit."
@@ -143,21 +143,21 @@ def _check_retry_delays(failure: Failure) -> None:
         current = current.cause if current.HasField("cause") else None
 
 
-async def activity_completed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+async def activity_completed(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskCompleted, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.result):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
 
 
-async def activity_canceled(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+async def activity_canceled(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskCanceled, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
     return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
 
 
-async def activity_heartbeat(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+async def activity_heartbeat(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RecordActivityTaskHeartbeat, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
         return await frontend.history.call(_method(request), request, context)
@@ -166,7 +166,7 @@ async def activity_heartbeat(frontend: Frontend, request: Any, context: CallCont
     return _as_message(response)
 
 
-async def activity_failed(frontend: Frontend, request: Any, context: CallContext) -> Reply:
+async def activity_failed(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskFailed, by token or by id. The reply's `failures` report what was cut.
 
     Raise ServiceError.
@@ -185,7 +185,7 @@ async def activity_failed(frontend: Frontend, request: Any, context: CallContext
     return _as_message(response)
 
 
-async def _fail_instead(frontend: Frontend, request: Any, context: CallContext, reason: str) -> Message:
+async def _fail_instead(frontend: FrontendPorts, request: Any, context: CallContext, reason: str) -> Message:
     """Fail the activity with `reason`; return an empty response to the original request."""
     method = _method(request)
     by_id = method.endswith("ById")
@@ -208,7 +208,7 @@ def _method(request: Message) -> str:
     return str(request.DESCRIPTOR.name).removesuffix("Request")
 
 
-def _fits(frontend: Frontend, context: CallContext, part: Message) -> bool:
+def _fits(frontend: FrontendPorts, context: CallContext, part: Message) -> bool:
     size, config = part.ByteSize(), frontend.config.of(context.namespace)
     if size > config.blob_size_limit_warn:
         frontend.warn("an activity's %d bytes are over the warning limit of %d", size, config.blob_size_limit_warn)

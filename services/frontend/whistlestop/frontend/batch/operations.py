@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 _ROOT = uuid.UUID(int=0)
 log = logging.getLogger(__name__)
@@ -40,7 +40,9 @@ _FIRST_WAIT_S = 0.2
 class Operations:
     """The operation of one job."""
 
-    def __init__(self, frontend: Frontend, job: service_pb.StartBatchOperationRequest, context: CallContext) -> None:
+    def __init__(
+        self, frontend: FrontendPorts, job: service_pb.StartBatchOperationRequest, context: CallContext
+    ) -> None:
         self._frontend = frontend
         self._job = job
         self._context = context

@@ -28,9 +28,9 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages.nesting import load_json
-from whistlestop.frontend.api.batch import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 from whistlestop.frontend.api.switches import ON_ACTIVITIES
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
+from whistlestop.frontend.batch.job_workflow import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
 from whistlestop.frontend.batch.operations import Operations
 from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import StorageError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Job:
     message: QueueMessage
 
 
-async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job:
+async def note_job(frontend: FrontendPorts, context: CallContext, job_id: str) -> Job:
     """Record that a job is about to start. This comes before its start, so that no job is forgotten.
 
     Raise StorageError.
@@ -94,7 +94,7 @@ async def note_job(frontend: Frontend, context: CallContext, job_id: str) -> Job
     return Job(context.namespace_id, job_id, now_ns, frontend.clock.steady_ns(), message)
 
 
-async def _noted(frontend: Frontend) -> list[Job]:
+async def _noted(frontend: FrontendPorts) -> list[Job]:
     jobs = []
     for message in await frontend.store.read_queue(OPEN_JOBS, 0, _MAX_JOBS):
         try:
@@ -109,17 +109,17 @@ def _job(message: QueueMessage, seen_ns: int) -> Job:
     return Job(namespace_id, job_id, noted_ns, seen_ns, message)
 
 
-async def begin(frontend: Frontend, job: Job, *, can_long_poll: bool) -> None:
+async def begin(frontend: FrontendPorts, job: Job, *, can_long_poll: bool) -> None:
     """Work on a job that was just started: in the background if possible, else for a limited time at once."""
     if can_long_poll:
-        frontend.begin(_drive_soon(frontend, job))
+        frontend.background.spawn(_drive_soon(frontend, job))
     else:
         await _turn(frontend, job)
 
 
-def resume_batches(frontend: Frontend) -> None:
+def resume_batches(frontend: FrontendPorts) -> None:
     """Start to work on open jobs, and on those that other servers abandon. A server calls it when it starts."""
-    frontend.begin(_sweep(frontend))
+    frontend.background.spawn(_sweep(frontend))
 
 
 def page_s(wanted_per_s: float, most_per_s: float) -> float:
@@ -127,7 +127,7 @@ def page_s(wanted_per_s: float, most_per_s: float) -> float:
     return PAGE / (min(wanted_per_s, most_per_s) if wanted_per_s > 0 else most_per_s)
 
 
-async def work_on_batches(frontend: Frontend) -> int:
+async def work_on_batches(frontend: FrontendPorts) -> int:
     """Work on each open job for a limited time, oldest first, in an invoked function. Return the number of jobs."""
     jobs = await _noted(frontend)
     ends_ns = frontend.clock.steady_ns() + round(_RECHECK_S * SECOND_NS)
@@ -141,7 +141,7 @@ async def work_on_batches(frontend: Frontend) -> int:
     return len(jobs)
 
 
-async def _sweep(frontend: Frontend) -> None:
+async def _sweep(frontend: FrontendPorts) -> None:
     driven: dict[tuple[str, str], asyncio.Task[None]] = {}
     loop = Loop("batches", frontend.clock)
 
@@ -149,8 +149,7 @@ async def _sweep(frontend: Frontend) -> None:
         for job in await _noted(frontend):
             key = (job.namespace_id, job.job_id)
             if key not in driven or driven[key].done():
-                driven[key] = asyncio.ensure_future(_drive(frontend, job))
-                frontend.adopt(driven[key])
+                driven[key] = frontend.background.spawn(_drive(frontend, job))
         loop.succeeded()
         for key in [key for key, task in driven.items() if task.done()]:
             del driven[key]
@@ -159,13 +158,13 @@ async def _sweep(frontend: Frontend) -> None:
     await loop.run(turn)
 
 
-async def _drive_soon(frontend: Frontend, job: Job) -> None:
+async def _drive_soon(frontend: FrontendPorts, job: Job) -> None:
     """Leave time to stop the job, then work on it."""
     await frontend.clock.sleep(GRACE_S)
     await _drive(frontend, job)
 
 
-async def _drive(frontend: Frontend, job: Job) -> None:
+async def _drive(frontend: FrontendPorts, job: Job) -> None:
     """Poll for the job's tasks until it is closed."""
     while True:
         try:
@@ -183,7 +182,7 @@ async def _drive(frontend: Frontend, job: Job) -> None:
             await frontend.clock.sleep(_SWEEP_S)
 
 
-async def _turn(frontend: Frontend, job: Job) -> None:
+async def _turn(frontend: FrontendPorts, job: Job) -> None:
     """Work on the job for a limited time."""
     worker = await _worker(frontend, job, can_long_poll=False)
     ends_ns = frontend.clock.steady_ns() + round(_TURN_S * SECOND_NS)
@@ -196,7 +195,7 @@ async def _turn(frontend: Frontend, job: Job) -> None:
             return
 
 
-async def _worker(frontend: Frontend, job: Job, *, can_long_poll: bool) -> BatchWorker | None:
+async def _worker(frontend: FrontendPorts, job: Job, *, can_long_poll: bool) -> BatchWorker | None:
     namespace = await frontend.namespaces.by_id(job.namespace_id)
     if namespace is None:
         return None
@@ -244,7 +243,7 @@ class _Disappeared(Exception):
 class BatchWorker:
     """Polls the batch queue of one namespace."""
 
-    def __init__(self, frontend: Frontend, context: CallContext) -> None:
+    def __init__(self, frontend: FrontendPorts, context: CallContext) -> None:
         self._frontend = frontend
         self._context = context
 
@@ -355,7 +354,7 @@ class Attempt:
 
     def __init__(
         self,
-        frontend: Frontend,
+        frontend: FrontendPorts,
         context: CallContext,
         task: service_pb.PollActivityTaskQueueResponse,
         ends_ns: int | None,

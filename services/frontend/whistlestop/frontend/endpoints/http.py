@@ -145,7 +145,7 @@ class HttpApi:
             if answer is not None:
                 return answer
             unauthenticated = request.path.endswith(f"/{UNAUTHENTICATED_RPC}")
-            most = self._frontend.config.max_message_size
+            most = self._frontend.ports.config.max_message_size
         elif kind is Kind.NEXUS:
             from whistlestop.frontend.endpoints import nexus_requests
 

@@ -102,7 +102,7 @@ async def _admitted(
 
     A path without a namespace requires a role in all of them.
     """
-    authenticates = frontend.config.auth is not None
+    authenticates = frontend.ports.config.auth is not None
     try:
         await frontend.admit(access, namespace, request.headers)
     except ServiceError as error:
@@ -123,7 +123,7 @@ async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, co
     except ServiceError as error:
         raise nexus_answers.of_service_error(error, exposed=True) from None
     try:
-        await frontend.history.call("CompleteNexusOperation", completion, context)
+        await frontend.ports.history.call("CompleteNexusOperation", completion, context)
     except ServiceError as error:
         exposed = error.code in (Code.NOT_FOUND, Code.INVALID_ARGUMENT)
         raise nexus_answers.of_service_error(error, exposed=exposed) from None

@@ -54,13 +54,13 @@ class Target:
 
 async def of_endpoint(frontend: Frontend, endpoint_id: str) -> Target:
     """Return the target of an endpoint, which must be a worker target. Raises Refusal."""
-    record = await frontend.store.get_nexus_endpoint(endpoint_id=endpoint_id)
+    record = await frontend.ports.store.get_nexus_endpoint(endpoint_id=endpoint_id)
     if record is None:
         raise refusal("NOT_FOUND", "nexus endpoint not found", retryable=False)
     data = NexusEndpointData.FromString(record.data)
     if not data.endpoint.spec.target.HasField("worker"):
         raise refusal("BAD_REQUEST", "invalid endpoint target")
-    namespace = await frontend.namespaces.by_id(data.target_namespace_id)
+    namespace = await frontend.ports.namespaces.by_id(data.target_namespace_id)
     if namespace is None:
         raise refusal("NOT_FOUND", "invalid endpoint target", retryable=True)
     return Target(namespace, data.endpoint.spec.target.worker.task_queue, record.name)
@@ -68,9 +68,9 @@ async def of_endpoint(frontend: Frontend, endpoint_id: str) -> Target:
 
 async def of_queue(frontend: Frontend, name: str, task_queue: str) -> Target:
     """Return the target for a task queue, given by names. Raises Refusal."""
-    if len(name) > frontend.config.max_id_length:
+    if len(name) > frontend.ports.config.max_id_length:
         raise refusal("BAD_REQUEST", "Namespace length exceeds limit.")
-    namespace = await frontend.namespaces.by_name(name)
+    namespace = await frontend.ports.namespaces.by_name(name)
     if namespace is None:
         raise refusal("NOT_FOUND", f'namespace not found: "{name}"')
     if fault := task_queues.internal_fault(task_queue):
@@ -96,7 +96,7 @@ async def serve(
         _fill_cancel(wanted, request, service, others, query)
     else:
         _fill_start(wanted, request, service, others[0], query)
-    for name in list(filter(_matcher(frontend.config.nexus_dropped_headers).fullmatch, wanted.header)):
+    for name in list(filter(_matcher(frontend.ports.config.nexus_dropped_headers).fullmatch, wanted.header)):
         del wanted.header[name]
     deadline_ns = _deadline(request.headers.get("request-timeout", ""), clock, context.deadline_ns)
     if target.namespace.state == namespace_enums.NAMESPACE_STATE_DELETED:
@@ -106,13 +106,15 @@ async def serve(
     except ServiceError as error:
         raise nexus_answers.of_service_error(error, exposed=True) from None
     if not cancels:
-        _fill_payload(wanted.start_operation, request, frontend.config.of(target.namespace.name).blob_size_limit_error)
+        _fill_payload(
+            wanted.start_operation, request, frontend.ports.config.of(target.namespace.name).blob_size_limit_error
+        )
     call = CallContext(
         deadline_ns, request.headers, target.namespace.namespace_id, target.namespace.name, context.can_long_poll
     )
     dispatch = DispatchNexusTaskRequest(task_queue=target.task_queue, request=wanted)
     try:
-        reply = await frontend.history.call("DispatchNexusTask", dispatch, call)
+        reply = await frontend.ports.history.call("DispatchNexusTask", dispatch, call)
     except ServiceError as error:
         raise nexus_answers.of_service_error(error) from None
     outcome: Any = decoded(reply, DispatchNexusTaskResponse)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from whistlestop.server.cli.connection import Connection
     from whistlestop.server.config import StoreConfig
     from whistlestop.storage.interface import Store
 
@@ -46,13 +45,16 @@ class Api(Protocol):
 
 
 class OverGrpc:
-    """The API of a server."""
+    """The API of a server.
 
-    def __init__(self, channel: object, connection: Connection) -> None:
+    `metadata` is sent with each call. `address` and `with_tls` say in errors how the channel was opened.
+    """
+
+    def __init__(self, channel: object, metadata: tuple[tuple[str, str], ...], address: str, *, with_tls: bool) -> None:
         self._channel = channel
-        self._connection = connection
-        key = connection.api_key
-        self._metadata = (*connection.metadata, *((("authorization", f"Bearer {key}"),) if key else ()))
+        self._metadata = metadata
+        self._address = address
+        self._with_tls = with_tls
 
     async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
         """Call an RPC of WorkflowService. Raises CommandError with the server's message."""
@@ -67,9 +69,9 @@ class OverGrpc:
             reply: MessageT = await send(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                manner = "without TLS (--tls)" if self._connection.tls is None else "with TLS (--no-tls)"
+                manner = "with TLS (--no-tls)" if self._with_tls else "without TLS (--tls)"
                 raise CommandError(
-                    f"no server answers at {self._connection.address} (--address) {manner}: {error.details()}"
+                    f"no server answers at {self._address} (--address) {manner}: {error.details()}"
                 ) from error
             raise CommandError(f"{method}: {error.details()} ({error.code().name})") from error
         return reply

@@ -176,7 +176,9 @@ class Connection:
                 yield api
             return
         async with self._channel() as channel:
-            yield api_access.OverGrpc(channel, self)
+            key = self.api_key
+            metadata = (*self.metadata, *((("authorization", f"Bearer {key}"),) if key else ()))
+            yield api_access.OverGrpc(channel, metadata, self.address, with_tls=self.tls is not None)
 
     def _channel(self) -> Any:
         import grpc.aio

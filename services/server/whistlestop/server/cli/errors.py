@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from whistlestop.server.cli.escaping import escaped
+
 
 class CommandError(Exception):
     """Ends the command with its message on standard error."""
@@ -15,7 +17,5 @@ class CommandError(Exception):
 
 def complain(message: str) -> None:
     """Write an error message to standard error, each line of it escaped."""
-    from whistlestop.server.cli.output import escaped
-
     lines = [escaped(" ".join(line.split())) for line in message.splitlines() if line.strip()]
     print("Error: " + "\n       ".join(lines), file=sys.stderr)

@@ -19,9 +19,9 @@ import typer
 
 from whistlestop.common.log_text import CONTROLS
 from whistlestop.server.cli.errors import CommandError
+from whistlestop.server.cli.escaping import escaped
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Collection, Iterable, Sequence
 
     from google.protobuf.message import Message
@@ -31,7 +31,6 @@ Output = Annotated[str, typer.Option("--output", "-o", help="table, json, jsonl 
 _JSON_PLAIN = base64.b64encode(b"json/plain").decode()
 _FORMS = ("table", "json", "jsonl", "none")
 _PADDING = 2
-_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def form_of(output: str) -> str:
@@ -48,16 +47,6 @@ def wants_json(output: str) -> bool:
     if form in ("jsonl", "none"):
         raise CommandError(f'--output "{output}" is not one of table, json here', 2)
     return form == "json"
-
-
-def escaped(value: object) -> str:
-    """Return the text with control characters as backslash sequences."""
-    return CONTROLS.sub(_escape, str(value))
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return _NAMED.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def print_json(value: object) -> None:

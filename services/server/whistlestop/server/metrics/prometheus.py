@@ -1,23 +1,16 @@
-"""`/metrics` for Prometheus: the counters, and the ASGI application that serves them."""
+"""The counters of a process, which a scrape converts for Prometheus."""
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
-
-from whistlestop.net.http.answer import HttpAnswer
-from whistlestop.net.http.asgi import PEER, headers_of, local_ip_of, send_answer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable
 
-    from whistlestop.frontend.endpoints.browsers import BrowserRules
-    from whistlestop.net.http.asgi import App, Receive, Send
 
 TASK_TYPES = {1: "workflow", 2: "activity", 3: "nexus"}
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-_TEXT = {"content-type": "text/plain; charset=utf-8"}
 
 
 class PrometheusMetrics:
@@ -45,7 +38,6 @@ class PrometheusMetrics:
         """Returns how polls ended, and how many are waiting."""
         self.loops: Callable[[], dict[str, int]] | None = None
         """Returns the number of failed turns of each background loop."""
-        self._text: Callable[[], bytes] | None = None
 
     def request(self, rpc: str, code: str, seconds: float) -> None:
         """Record that an RPC of the public API ended with gRPC status `code` (`OK`, `NOT_FOUND`, …) after `seconds`."""
@@ -89,14 +81,6 @@ class PrometheusMetrics:
         """Set the function that returns the number of failed turns of each background loop."""
         self.loops = read
 
-    def render(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
-        if self._text is None:
-            from whistlestop.server.metrics.exposition import text_of
-
-            self._text = text_of(self)
-        return self._text()
-
 
 class Durations:
     """A histogram of durations."""
@@ -107,30 +91,3 @@ class Durations:
         self.counts = [0] * (len(BUCKETS) + 1)
         """By bucket; the last one is for durations above all bounds."""
         self.sum_s = 0.0
-
-
-def metrics_app(metrics: PrometheusMetrics, refresh: Callable[[], Awaitable[None]], browsers: BrowserRules) -> App:
-    """Return the ASGI application that serves `GET /metrics`, without authentication."""
-
-    async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        peer = scope.get("state", {}).get(PEER)
-        began_s = time.thread_time()
-        refused = browsers.refusal(headers_of(scope["headers"]), local_ip_of(scope))
-        if refused is not None:
-            answer = HttpAnswer(403, f"{refused.message}\n".encode(), dict(_TEXT))
-        elif scope["method"] not in {"GET", "HEAD"} or scope["path"] != "/metrics":
-            answer = HttpAnswer(404, b"metrics are at /metrics\n", dict(_TEXT))
-        else:
-            await refresh()
-            began_s = time.thread_time()
-            text = metrics.render()
-            from prometheus_client import CONTENT_TYPE_LATEST
-
-            answer = HttpAnswer(200, text, {"content-type": CONTENT_TYPE_LATEST})
-        if peer is not None:
-            peer.spend_cpu(time.thread_time() - began_s)
-        await send_answer(send, answer)
-
-    return app

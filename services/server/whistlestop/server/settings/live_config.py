@@ -107,7 +107,7 @@ def reconfigure(services: Services, dynamic: DynamicConfig) -> None:
         _renew(services.history.limits, dynamic, LIMIT_KEYS)
     if services.matching is not None:
         _renew(services.matching.config, dynamic, MATCHING_KEYS)
-    _renew(services.frontend.config, dynamic, FRONTEND_KEYS)
+    _renew(services.frontend.ports.config, dynamic, FRONTEND_KEYS)
     services.frontend.configured()
     services.engine.outbound.allow(allowed_addresses(dynamic))
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import DeploymentData
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 
 async def compute_status(
-    frontend: Frontend, context: CallContext, data: DeploymentData, infos: Iterable[WorkerDeploymentVersionInfo]
+    frontend: FrontendPorts, context: CallContext, data: DeploymentData, infos: Iterable[WorkerDeploymentVersionInfo]
 ) -> dict[str, deployment_pb.ComputeStatus]:
     """Return, by build id, the result of the last check of the targets, or of the last start of workers.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import DeploymentData, NamespaceDeployments
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 _REQUESTS_REMEMBERED = 20
 
@@ -40,7 +40,7 @@ def _check_names(version: deployment_pb.WorkerDeploymentVersion) -> None:
 
 
 async def _check(
-    frontend: Frontend,
+    frontend: FrontendPorts,
     context: CallContext,
     version: deployment_pb.WorkerDeploymentVersion,
     config: compute_pb.ComputeConfig,
@@ -76,7 +76,7 @@ _CREATED = enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED
 _INACTIVE = enums.WORKER_DEPLOYMENT_VERSION_STATUS_INACTIVE
 
 
-async def _start_for_backlog(frontend: Frontend, context: CallContext, info: WorkerDeploymentVersionInfo) -> None:
+async def _start_for_backlog(frontend: FrontendPorts, context: CallContext, info: WorkerDeploymentVersionInfo) -> None:
     """Start workers for tasks that are already waiting."""
     queues = [RerouteTasksRequest.Queue(name=queue.name, task_type=queue.type) for queue in info.task_queue_infos]
     if queues:
@@ -84,7 +84,7 @@ async def _start_for_backlog(frontend: Frontend, context: CallContext, info: Wor
 
 
 async def create_version(
-    frontend: Frontend, request: rr.CreateWorkerDeploymentVersionRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.CreateWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentVersionResponse:
     """Create a version before its first worker polls. Raise INVALID_ARGUMENT, NOT_FOUND or ALREADY_EXISTS.
 
@@ -132,7 +132,7 @@ def _is_created(data: DeploymentData, request: rr.CreateWorkerDeploymentVersionR
 
 
 async def update_compute_config(
-    frontend: Frontend, request: rr.UpdateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.UpdateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionComputeConfigResponse:
     """Add, change and remove scaling groups. When none is left, workers are no longer started.
 
@@ -183,7 +183,7 @@ def _version_in(
 
 
 async def validate_compute_config(
-    frontend: Frontend, request: rr.ValidateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.ValidateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.ValidateWorkerDeploymentVersionComputeConfigResponse:
     """Check an update without starting any worker. The version need not exist. Raise INVALID_ARGUMENT."""
     version = request.deployment_version

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import DeploymentData
     from whistlestop.common.versioning.deployment_changes import DeploymentLimits
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 from whistlestop.frontend.api.deployments.deployments import (
     change_adding_version,
@@ -106,7 +106,9 @@ def _missing_queues(data: DeploymentData, build_id: str) -> list[_Queue]:
     ]
 
 
-async def _needed_queues(frontend: Frontend, context: CallContext, request: Any, build_id: str) -> frozenset[_Queue]:
+async def _needed_queues(
+    frontend: FrontendPorts, context: CallContext, request: Any, build_id: str
+) -> frozenset[_Queue]:
     """Return the queues that the version lacks, and whose tasks would be left without workers if it became current.
 
     A queue counts if tasks wait on it or arrive, unless another deployment has taken it over.
@@ -172,7 +174,7 @@ def _is_modifier(data: DeploymentData, request: Any) -> bool:
 
 
 async def set_current_version(
-    frontend: Frontend, request: rr.SetWorkerDeploymentCurrentVersionRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.SetWorkerDeploymentCurrentVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentCurrentVersionResponse:
     """Route all unpinned work to this version, except for the share of a ramping version.
 
@@ -237,7 +239,7 @@ def _unset_ramp(routing: deployment_pb.RoutingConfig, now_ns: int) -> None:
 
 
 async def set_ramping_version(
-    frontend: Frontend, request: rr.SetWorkerDeploymentRampingVersionRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.SetWorkerDeploymentRampingVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentRampingVersionResponse:
     """Route a share (a percentage from 0 to 100) of the workflow ids to this version.
 
@@ -305,7 +307,7 @@ def _ramp(
     routing.revision_number += 1
 
 
-async def _reroute(frontend: Frontend, context: CallContext, data: DeploymentData) -> None:
+async def _reroute(frontend: FrontendPorts, context: CallContext, data: DeploymentData) -> None:
     """Make history read the new routing, and move waiting tasks accordingly."""
     queues = {
         (queue.name, int(queue.type))

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import DeploymentData, NamespaceDeployments
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
     T = TypeVar("T")
 
@@ -60,7 +60,7 @@ _DRAINING = enums.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING
 _PAGE = 100
 
 
-def store_of(frontend: Frontend) -> Deployments:
+def store_of(frontend: FrontendPorts) -> Deployments:
     """Return the object by which this frontend reads and changes stored deployments."""
     return Deployments(frontend.store, frontend.clock)
 
@@ -84,14 +84,14 @@ def find_in(data: DeploymentData, build_id: str) -> WorkerDeploymentVersionInfo:
     return info
 
 
-def limits_of(frontend: Frontend, context: CallContext) -> DeploymentLimits:
+def limits_of(frontend: FrontendPorts, context: CallContext) -> DeploymentLimits:
     """Return the limits on deployments and versions."""
     config = frontend.config.of(context.namespace)
     return DeploymentLimits(deployments=config.max_deployments, versions=config.max_versions_in_deployment)
 
 
 async def change_adding_version(
-    frontend: Frontend, context: CallContext, name: str, change: Callable[[NamespaceDeployments], T]
+    frontend: FrontendPorts, context: CallContext, name: str, change: Callable[[NamespaceDeployments], T]
 ) -> T:
     """Apply a change that may add a version to the deployment with that name. Raises RESOURCE_EXHAUSTED."""
 
@@ -105,7 +105,7 @@ async def change_adding_version(
     return await deployments.add(context.namespace_id, name, change, refresh=refresh, is_polled=is_polled)
 
 
-async def reroute_tasks(frontend: Frontend, request: RerouteTasksRequest, context: CallContext) -> None:
+async def reroute_tasks(frontend: FrontendPorts, request: RerouteTasksRequest, context: CallContext) -> None:
     """Make history read the new routing of these queues, and move waiting tasks accordingly. Raise ServiceError."""
     await frontend.history.call("RerouteTasks", request, context)
     if not context.can_long_poll:
@@ -114,7 +114,7 @@ async def reroute_tasks(frontend: Frontend, request: RerouteTasksRequest, contex
         await frontend.history.call("RerouteTasks", request, context)
 
 
-async def has_pollers(frontend: Frontend, context: CallContext, info: WorkerDeploymentVersionInfo) -> bool:
+async def has_pollers(frontend: FrontendPorts, context: CallContext, info: WorkerDeploymentVersionInfo) -> bool:
     """Return whether any queue of the version has a poller. Raise ServiceError when matching does not answer."""
     for queue in info.task_queue_infos:
         name = versioned_queue(queue.name, info.deployment_version)
@@ -169,7 +169,7 @@ def changed(data: DeploymentData, identity: str, now_ns: int) -> None:
 
 
 async def _read(
-    frontend: Frontend,
+    frontend: FrontendPorts,
     context: CallContext,
     choose: Callable[[NamespaceDeployments], list[WorkerDeploymentVersionInfo]],
 ) -> NamespaceDeployments:
@@ -186,7 +186,7 @@ async def _read(
 
 
 async def _check_drainage(
-    frontend: Frontend, context: CallContext, versions: list[deployment_pb.WorkerDeploymentVersion]
+    frontend: FrontendPorts, context: CallContext, versions: list[deployment_pb.WorkerDeploymentVersion]
 ) -> None:
     try:
         await frontend.history.call("RefreshDrainage", RefreshDrainageRequest(versions=versions), context)
@@ -195,7 +195,9 @@ async def _check_drainage(
             raise
 
 
-async def _read_version(frontend: Frontend, context: CallContext, name: str, build_id: str) -> NamespaceDeployments:
+async def _read_version(
+    frontend: FrontendPorts, context: CallContext, name: str, build_id: str
+) -> NamespaceDeployments:
     def choose(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
         _, info = _version_in(known, name, build_id)
         return [info] if info is not None else []
@@ -235,7 +237,7 @@ def _summary(
 
 
 async def describe_worker_deployment(
-    frontend: Frontend, request: rr.DescribeWorkerDeploymentRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.DescribeWorkerDeploymentRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentResponse:
     """Return the routing and a summary of each version, newest first. Raise NOT_FOUND."""
     name = request.deployment_name
@@ -255,7 +257,7 @@ async def describe_worker_deployment(
 
 
 async def describe_worker_deployment_version(
-    frontend: Frontend, request: rr.DescribeWorkerDeploymentVersionRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.DescribeWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentVersionResponse:
     """Describe a version and the queues that its workers poll. Raise NOT_FOUND."""
     name, build_id = _named_version(request)
@@ -278,7 +280,7 @@ async def describe_worker_deployment_version(
 
 
 async def list_worker_deployments(
-    frontend: Frontend, request: rr.ListWorkerDeploymentsRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.ListWorkerDeploymentsRequest, context: CallContext
 ) -> rr.ListWorkerDeploymentsResponse:
     """Return a page of deployments ordered by name. Raise INVALID_ARGUMENT for a bad page token.
 
@@ -323,7 +325,7 @@ async def list_worker_deployments(
 
 
 async def set_manager(
-    frontend: Frontend, request: rr.SetWorkerDeploymentManagerRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.SetWorkerDeploymentManagerRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentManagerResponse:
     """Set the only identity that may change the deployment; empty to remove it.
 
@@ -346,7 +348,7 @@ async def set_manager(
 
 
 async def delete_version(
-    frontend: Frontend, request: rr.DeleteWorkerDeploymentVersionRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.DeleteWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.DeleteWorkerDeploymentVersionResponse:
     """Delete a version that is neither routed to, nor draining, nor polled. Raises FAILED_PRECONDITION."""
     name, build_id = _named_version(request)
@@ -377,7 +379,7 @@ async def delete_version(
 
 
 async def delete_deployment(
-    frontend: Frontend, request: rr.DeleteWorkerDeploymentRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.DeleteWorkerDeploymentRequest, context: CallContext
 ) -> rr.DeleteWorkerDeploymentResponse:
     """Delete a deployment without versions. Raises FAILED_PRECONDITION if it has any."""
 
@@ -394,7 +396,7 @@ async def delete_deployment(
 
 
 async def update_version_metadata(
-    frontend: Frontend, request: rr.UpdateWorkerDeploymentVersionMetadataRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.UpdateWorkerDeploymentVersionMetadataRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionMetadataResponse:
     """Set and remove metadata entries of a version. Raise INVALID_ARGUMENT or NOT_FOUND."""
     if not request.upsert_entries and not request.remove_entries:
@@ -419,7 +421,7 @@ async def update_version_metadata(
 
 
 async def create_deployment(
-    frontend: Frontend, request: rr.CreateWorkerDeploymentRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.CreateWorkerDeploymentRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentResponse:
     """Create a deployment before its first worker polls. Repeating the request with the same id has no effect.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, VersioningData
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
 _NEW, _EXISTING = enums.TASK_REACHABILITY_NEW_WORKFLOWS, enums.TASK_REACHABILITY_EXISTING_WORKFLOWS
@@ -64,7 +64,7 @@ def check_get(request: rr.GetWorkerTaskReachabilityRequest, namespace: Namespace
 
 
 async def get_reachability(
-    frontend: Frontend, request: rr.GetWorkerTaskReachabilityRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.GetWorkerTaskReachabilityRequest, context: CallContext
 ) -> rr.GetWorkerTaskReachabilityResponse:
     """Return the reachability of build ids in sets; without queues in the request, for all queues that have them."""
     known = await store_of(frontend).read(context.namespace_id)
@@ -87,7 +87,7 @@ def _queues_with(known: NamespaceDeployments, build_id: str) -> list[str]:
 
 
 async def _of_queue(
-    frontend: Frontend,
+    frontend: FrontendPorts,
     context: CallContext,
     data: VersioningData,
     task_queue: str,
@@ -135,14 +135,16 @@ def _used(values: Iterable[str]) -> str:
     return f"BuildIds IN ({', '.join(_quoted(value) for value in values)})"
 
 
-async def _exists(frontend: Frontend, context: CallContext, query: str) -> bool:
+async def _exists(frontend: FrontendPorts, context: CallContext, query: str) -> bool:
     return await frontend.store.count_visibility(context.namespace_id, parse(query, {})) > 0
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------
 
 
-async def describe_task_queue(frontend: Frontend, request: rr.DescribeTaskQueueRequest, context: CallContext) -> Reply:
+async def describe_task_queue(
+    frontend: FrontendPorts, request: rr.DescribeTaskQueueRequest, context: CallContext
+) -> Reply:
     """Describe a queue by matching. Raise ServiceError.
 
     In the enhanced mode it is described by build ids, with their reachability if requested.
@@ -170,7 +172,7 @@ def _default_build(data: VersioningData) -> str:
 
 
 async def _by_rules(
-    frontend: Frontend, context: CallContext, data: VersioningData, task_queue: str, build_id: str
+    frontend: FrontendPorts, context: CallContext, data: VersioningData, task_queue: str, build_id: str
 ) -> enums.BuildIdTaskReachability.ValueType:
     if any(each.rule.source_build_id == build_id and not each.deleted_ns for each in data.redirect_rules):
         return enums.BUILD_ID_TASK_REACHABILITY_UNREACHABLE

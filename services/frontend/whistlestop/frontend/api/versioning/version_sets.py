@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, VersioningData
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
     from whistlestop.frontend.config import FrontendConfig
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
 SETS_OFF = "Worker versioning v0.1 (Version Set-based, deprecated) is disabled on this namespace."
@@ -94,7 +94,7 @@ def check_get(request: rr.GetWorkerBuildIdCompatibilityRequest, namespace: Names
 
 
 async def update_compatibility(
-    frontend: Frontend, request: _Update, context: CallContext
+    frontend: FrontendPorts, request: _Update, context: CallContext
 ) -> rr.UpdateWorkerBuildIdCompatibilityResponse:
     """Change the sets of a queue. Raise INVALID_ARGUMENT, NOT_FOUND, or FAILED_PRECONDITION at a limit."""
     now_ns = frontend.clock.now_ns()
@@ -112,7 +112,7 @@ async def update_compatibility(
 
 
 async def get_compatibility(
-    frontend: Frontend, request: rr.GetWorkerBuildIdCompatibilityRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.GetWorkerBuildIdCompatibilityRequest, context: CallContext
 ) -> rr.GetWorkerBuildIdCompatibilityResponse:
     """Return the sets of a queue, or only the last `max_sets`; none for an unknown queue."""
     data = versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue)
@@ -122,7 +122,7 @@ async def get_compatibility(
     return reply
 
 
-async def reroute(frontend: Frontend, task_queue: str, context: CallContext) -> None:
+async def reroute(frontend: FrontendPorts, task_queue: str, context: CallContext) -> None:
     """Move waiting tasks that belong to another build id now."""
     kinds = (TASK_QUEUE_TYPE_WORKFLOW, TASK_QUEUE_TYPE_ACTIVITY, TASK_QUEUE_TYPE_NEXUS)
     queues = [RerouteTasksRequest.Queue(name=task_queue, task_type=kind) for kind in kinds]

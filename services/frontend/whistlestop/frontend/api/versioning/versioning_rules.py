@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
     from whistlestop.frontend.config import FrontendConfig
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
 _Update = rr.UpdateWorkerVersioningRulesRequest
@@ -85,7 +85,7 @@ def _check_queue(name: str, rules: Rules) -> None:
 
 
 async def update_rules(
-    frontend: Frontend, request: _Update, context: CallContext
+    frontend: FrontendPorts, request: _Update, context: CallContext
 ) -> rr.UpdateWorkerVersioningRulesResponse:
     """Change the rules of a queue. Raise INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS or FAILED_PRECONDITION."""
     now_ns = frontend.clock.now_ns()
@@ -115,13 +115,13 @@ async def update_rules(
 
 
 async def get_rules(
-    frontend: Frontend, request: rr.GetWorkerVersioningRulesRequest, context: CallContext
+    frontend: FrontendPorts, request: rr.GetWorkerVersioningRulesRequest, context: CallContext
 ) -> rr.GetWorkerVersioningRulesResponse:
     """Return the rules in force, none for an unknown queue, with the token that a change needs."""
     return _rules_of(versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue))
 
 
-async def _is_polled(frontend: Frontend, request: _Update, context: CallContext) -> bool:
+async def _is_polled(frontend: FrontendPorts, request: _Update, context: CallContext) -> bool:
     """Return whether a worker of the build id to be committed was seen recently."""
     queue = build_queue(request.commit_build_id.target_build_id, request.task_queue)
     asked = HasPollerRequest(task_queue=queue, within_s=_POLLER_WINDOW_S)

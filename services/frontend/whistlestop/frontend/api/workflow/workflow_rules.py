@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.namespace_pb2 import NamespaceData
     from whistlestop.frontend.api.rules import Handler
-    from whistlestop.frontend.service import Frontend
+    from whistlestop.frontend.ports import FrontendPorts
 
 _MAX_CONDITIONS = 100
 """Conditions that are evaluated for each activity attempt in the namespace."""
@@ -30,7 +30,7 @@ _NOT_FOUND = "Workflow Rule with this ID not Found."
 
 
 async def create_workflow_rule(
-    frontend: Frontend, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
 ) -> service_pb.CreateWorkflowRuleResponse:
     """Create a rule. Raise INVALID_ARGUMENT, or UNIMPLEMENTED when rules are not enabled.
 
@@ -80,7 +80,7 @@ def _expiry(rule: rules_pb.WorkflowRule) -> tuple[int, int]:
 
 
 async def describe_workflow_rule(
-    frontend: Frontend, request: service_pb.DescribeWorkflowRuleRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.DescribeWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DescribeWorkflowRuleResponse:
     """Return a rule. Raise INVALID_ARGUMENT, also for an unknown id, or UNIMPLEMENTED when rules are not enabled."""
     _check_enabled(frontend, context, "DescribeWorkflowRule")
@@ -93,7 +93,7 @@ async def describe_workflow_rule(
 
 
 async def delete_workflow_rule(
-    frontend: Frontend, request: service_pb.DeleteWorkflowRuleRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.DeleteWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DeleteWorkflowRuleResponse:
     """Delete a rule. Raise INVALID_ARGUMENT, or UNIMPLEMENTED when rules are not enabled.
 
@@ -113,7 +113,7 @@ async def delete_workflow_rule(
 
 
 async def list_workflow_rules(
-    frontend: Frontend, request: service_pb.ListWorkflowRulesRequest, context: CallContext
+    frontend: FrontendPorts, request: service_pb.ListWorkflowRulesRequest, context: CallContext
 ) -> service_pb.ListWorkflowRulesResponse:
     """Return all rules on one page. Raise UNIMPLEMENTED when rules are not enabled."""
     _check_enabled(frontend, context, "ListWorkflowRules")
@@ -121,12 +121,12 @@ async def list_workflow_rules(
     return service_pb.ListWorkflowRulesResponse(rules=rules.values())
 
 
-async def _rules(frontend: Frontend, context: CallContext) -> dict[str, rules_pb.WorkflowRule]:
+async def _rules(frontend: FrontendPorts, context: CallContext) -> dict[str, rules_pb.WorkflowRule]:
     namespace = await frontend.namespaces.refresh(context.namespace_id)
     return {} if namespace is None else {rule.spec.id: rule for rule in namespace.workflow_rules}
 
 
-def _check_enabled(frontend: Frontend, context: CallContext, method: str) -> None:
+def _check_enabled(frontend: FrontendPorts, context: CallContext, method: str) -> None:
     if not frontend.config.of(context.namespace).workflow_rules_enabled:
         raise unimplemented(f"method {method} not supported")
 
