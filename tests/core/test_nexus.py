@@ -16,7 +16,9 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 from tests.core.commands import complete_workflow, fill, payload
 from tests.core.harness import HANDLERS_NAMESPACE_ID, World
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.retry_defaults import RetryIntervals
 from whistlestop.history import tokens
+from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
@@ -105,6 +107,24 @@ def test_an_unanswered_request_is_sent_again_after_a_back_off() -> None:
     world.advance(1)
     assert deliver(world) == ["nexus_start"]
     assert len(world.offered(3)) == 1
+
+
+@pytest.mark.parametrize(("standalone", "pauses_s"), [(False, [2, 4, 6]), (True, [3, 6, 10])])
+def test_the_pauses_of_standalone_operations_are_configured_apart(standalone: bool, pauses_s: list[int]) -> None:
+    retry = RetryIntervals(initial_ns=3 * SECOND_NS, maximum_ns=10 * SECOND_NS)
+    limits = Limits(nexus_retry_initial_ns=2 * SECOND_NS, nexus_retry_max_ns=6 * SECOND_NS, nexus_execution_retry=retry)
+    world = called()
+    world.limits = limits
+    run = world.load()
+    if standalone:
+        run.state.nexus_execution.scheduled_event_id = SCHEDULED
+    operation = run.state.nexus_operations[SCHEDULED]
+    found = []
+    for _ in pauses_s:
+        operation.start.attempt += 1
+        nexus_operations.try_again(run, operation, failure_pb.Failure(), cancel=False)
+        found.append((operation.start.next_attempt_ns - run.now_ns) / SECOND_NS)
+    assert found == pauses_s
 
 
 def test_a_late_answer_is_refused() -> None:

@@ -120,6 +120,7 @@ LOW_LIMITS = (
     'worker.protectedNamespaces=["parity-protected"]',
     'component.nexusoperations.disallowedHeaders=["X-Unwanted"]',
     'nexusoperation.disallowedHeaders=["X-Unwanted"]',
+    'nexusoperation.retryPolicy={"InitialInterval": "40s", "MaxInterval": "50s"}',
     'component.nexusoperations.limit.scheduleToCloseTimeout="1h"',
     'nexusoperation.limit.scheduleToCloseTimeout="1h"',
     "nexusoperation.limit.reasonLength=5",

@@ -39,6 +39,7 @@ SETTINGS = (
     'history.defaultWorkflowRetryPolicy={"MaximumIntervalCoefficient": 10, "BackoffCoefficient": 1.5}',
     "system.maxCallbacksPerUpdateID=1",
     "history.allowResetWithPendingChildren=false",
+    'frontend.disabledScheduleValidations=["Scheduler-Duration", "versioning-override"]',
 )  # fmt: skip
 
 
@@ -227,3 +228,22 @@ async def test_a_run_is_not_reset_to_where_it_had_a_child(p: Puppet) -> None:
     refusal = await p.refused("ResetWorkflowExecution", **point, workflow_task_finish_event_id=9)
     assert refusal.message == "WorkflowResetter encountered pending child workflows."
     await p.call("ResetWorkflowExecution", **point, workflow_task_finish_event_id=4)
+
+
+async def test_schedule_validations_that_are_disabled_refuse_nothing(p: Puppet) -> None:
+    """What they would have refused is stored as it was given, and works as far as it can."""
+    action = {"workflow_id": p.id("w"), "workflow_type": {"name": "w"}, "task_queue": {"name": p.task_queue}}
+    spec = {"interval": [{"interval": {"seconds": 1, "nanos": 2_000_000_000}, "phase": {"seconds": 2, "nanos": -1}}]}
+    schedule = {"spec": spec, "action": {"start_workflow": {**action, "versioning_override": {"pinned": {}}}}}
+    asked: dict[str, Any] = {"schedule_id": p.id("s"), "request_id": "r", "schedule": schedule}
+    await p.call("CreateSchedule", **asked)
+    await p.call("UpdateSchedule", **asked)
+    described = await p.call("DescribeSchedule", record=False, schedule_id=p.id("s"))
+    stored = described.schedule.spec.interval[0]
+    assert (stored.interval.nanos, stored.phase.nanos) == (2_000_000_000, -1)
+    assert described.schedule.action.start_workflow.versioning_override.HasField("pinned")
+    first, second = (time.seconds for time in described.info.future_action_times[:2])
+    assert (second - first, first % 3) == (3, 1)
+    too_small = schedule | {"spec": {"interval": [{"interval": {"seconds": 1, "nanos": -1}}]}}
+    refusal = await p.refused("CreateSchedule", schedule_id=p.id("t"), request_id="r", schedule=too_small)
+    assert refusal.message == "Invalid schedule spec: interval is too small"

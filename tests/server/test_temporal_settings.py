@@ -8,7 +8,12 @@ import logging
 import pytest
 from infra.tools import settings_page
 
-from whistlestop.server.settings.dynamic_config import HONOURED, SECTIONS, DynamicConfig
+from whistlestop.common.dynamic_config import InvalidDynamicConfig, as_given
+from whistlestop.frontend.config import FrontendConfig
+from whistlestop.frontend.dynamic_keys import FRONTEND_KEYS
+from whistlestop.history.core.limits import Limits
+from whistlestop.history.dynamic_keys import LIMIT_KEYS
+from whistlestop.server.settings.dynamic_config import HONOURED, SECTIONS, DynamicConfig, is_by_namespace
 from whistlestop.server.settings.temporal_settings import REASONS, settings
 
 OTHERS = {
@@ -100,3 +105,44 @@ def test_keys_without_an_effect_are_warned_of(given: str, warned: list[str], cap
     with caplog.at_level(logging.WARNING):
         DynamicConfig.parse([given]).warn()
     assert [record.getMessage() for record in caplog.records] == warned
+
+
+@pytest.mark.parametrize(
+    ("value", "intervals"),
+    [
+        ("{}", (1, 3600)),
+        ('{"InitialInterval": "250ms"}', (0.25, 3600)),
+        ('{"initialinterval": 2, "MAXINTERVAL": "1m30s"}', (2, 90)),
+    ],
+)
+def test_retry_policies_of_standalone_operations(value: str, intervals: tuple[float, float]) -> None:
+    given = DynamicConfig.parse((f"nexusoperation.retryPolicy={value}",))
+    given.check()
+    found = given.apply(Limits(), LIMIT_KEYS).nexus_execution_retry
+    assert (found.initial_ns / 10**9, found.maximum_ns / 10**9) == intervals
+    shown = as_given("nexus_execution_retry", found)
+    assert (
+        DynamicConfig({"nexusoperation.retrypolicy": shown}).apply(Limits(), LIMIT_KEYS).nexus_execution_retry == found
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1", "null", "[]", '{"InitialInterval": "x"}', '{"InitialInterval": 0}', '{"MaxInterval": true}', '{"Max": 1}'],
+)
+def test_retry_policies_that_are_none_are_refused(value: str) -> None:
+    with pytest.raises(InvalidDynamicConfig, match=r"nexusoperation\.retrypolicy"):
+        DynamicConfig.parse((f"nexusoperation.retryPolicy={value}",)).check()
+
+
+def test_schedule_validations_are_disabled_by_namespace_whatever_their_case() -> None:
+    document = {
+        "frontend.disabledScheduleValidations": [
+            {"value": ["Versioning-Override"], "constraints": {"namespace": "orders"}},
+            {"value": []},
+        ]
+    }
+    given = DynamicConfig.of_document(document, "file", "file", is_by_namespace)
+    config = given.apply(FrontendConfig(), FRONTEND_KEYS)
+    assert config.disabled_schedule_validations == ()
+    assert config.of("orders").disabled_schedule_validations == ("versioning-override",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.parity import commands
+from tests.parity import commands, updating
 from tests.parity.scenarios import scenario
 
 if TYPE_CHECKING:
@@ -67,5 +67,23 @@ async def links_of_the_request_and_of_its_callback(p: Puppet) -> None:
             on_conflict_options={"attach_request_id": True, "attach_completion_callbacks": True, "attach_links": True},
         ),
     )
+    await p.history()
+    await p.terminate()
+
+
+@scenario
+async def links_of_an_update_and_of_its_callback(p: Puppet) -> None:
+    """Unlike a start, an update keeps both."""
+    link = {"batch_job": {"job_id": "j"}}
+    callback = {"nexus": {"url": "temporal://system", "header": {"nexus-callback-token": "x"}}, "links": [link]}
+    await p.start()
+    await p.step()
+
+    asked = p.update_fields("change", "u", stage="ACCEPTED")
+    asked["request"] |= {"request_id": "r", "completion_callbacks": [callback], "links": [link, link]}
+    asking = p.begin("UpdateWorkflowExecution", **asked)
+    task = await p.workflow_task()
+    await updating.respond(p, task, [updating.accept(task.messages[0])])
+    await asking.answer()
     await p.history()
     await p.terminate()

@@ -201,6 +201,26 @@ async def specs_that_are_wrong(p: Puppet) -> None:
 
 
 @scenario
+async def intervals_that_are_no_durations(p: Puppet) -> None:
+    await p.call("CreateSchedule", **_fields(p, schedule={"spec": {"interval": [{"interval": seconds(60)}]}}))
+    for span in cases(
+        {"seconds": 2, "nanos": -1},
+        {"seconds": -2, "nanos": 1},
+        {"seconds": 1, "nanos": 1_000_000_000},
+        {"seconds": 1, "nanos": -1_000_000_000},
+        {"nanos": 2_000_000_000},
+        {"seconds": 315_576_000_001},
+        {"seconds": -315_576_000_001, "nanos": 5},
+        {"seconds": 2**63 - 1, "nanos": 2**31 - 1},
+        {"seconds": 1, "nanos": 999_999_999},
+        {"seconds": 315_576_000_000},
+    ):
+        for interval in ({"interval": span}, {"interval": seconds(60), "phase": span}):
+            spec = {"interval": [{"interval": seconds(60)}, interval]}
+            await p.attempt("UpdateSchedule", **_fields(p, schedule={"spec": spec}))
+
+
+@scenario
 async def matching_times(p: Puppet) -> None:
     """Not the hour that comes twice east of Greenwich, in which the real server loses times."""
     everything = {"end": 59}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -271,3 +272,38 @@ async def standalone_operations_are_held_to_the_configuration(p: Puppet) -> None
 async def handlers_do_not_get_headers_that_are_dropped(p: Puppet) -> None:
     headers = {**nexus_http.JSON, "x-secret-key": "1", "X-Secret": "2", "x-open": "3", "unwanted-x-secret-": "4"}
     await nexus_http.asked(p, {"sync_success": {}}, headers=headers)
+
+
+@limited_scenario
+async def requests_of_standalone_operations_have_pauses_of_their_own(p: Puppet) -> None:
+    """What workflows' operations wait is another key's."""
+    await nexus.endpoint(p)
+    await p.call(
+        "StartNexusOperationExecution",
+        operation_id=p.id("alone"),
+        endpoint=p.id("endpoint"),
+        service="svc",
+        operation="op",
+        request_id=p.id("start"),
+    )
+
+    async def task() -> Any:
+        return await p.call("PollNexusTaskQueue", record=False, **p.poll_fields())
+
+    async def info() -> Any:
+        answer = await p.call("DescribeNexusOperationExecution", record=False, operation_id=p.id("alone"))
+        return answer.info
+
+    await nexus.refuse(p, await task(), "UNAVAILABLE")
+    for _ in range(6000):
+        found = await info()
+        if found.HasField("next_attempt_schedule_time"):
+            break
+        await asyncio.sleep(0.03)
+    pause_ns = found.next_attempt_schedule_time.ToNanoseconds() - found.last_attempt_complete_time.ToNanoseconds()
+    p.note("pause in quarters of 40 s", round(pause_ns / 10**10 + 0.4))  # four fifths of it, or more
+    await p.start()
+    await p.step(nexus.operation(p))
+    await nexus.refuse(p, await task(), "UNAVAILABLE")
+    await task()
+    await p.terminate()

@@ -13,7 +13,7 @@ from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.common.retry_defaults import RetryDefaults
+from whistlestop.common.retry_defaults import RetryDefaults, RetryIntervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -145,8 +145,8 @@ def _pairs(texts: Iterable[str]) -> Iterator[tuple[str, object]]:
 
 
 _ADDRESSES = ("callback_allowed_addresses", "push_webhook_addresses")
-_LISTS = ("http_allowed_hosts", "protected_namespaces", "nexus_disallowed_headers", "nexus_dropped_headers")
-_IN_LOWER_CASE = ("nexus_disallowed_headers", "nexus_dropped_headers")
+_IN_LOWER_CASE = ("nexus_disallowed_headers", "nexus_dropped_headers", "disabled_schedule_validations")
+_LISTS = ("http_allowed_hosts", "protected_namespaces", *_IN_LOWER_CASE)
 
 
 def _converted(key: str, name: str, value: object, present: object) -> object:
@@ -157,6 +157,8 @@ def _converted(key: str, name: str, value: object, present: object) -> object:
         return _addresses(key, value)
     if isinstance(present, RetryDefaults):
         return _retry_defaults(key, value)
+    if isinstance(present, RetryIntervals):
+        return _retry_intervals(key, value)
     if name in _LISTS and isinstance(value, list) and all(isinstance(each, str) for each in value):
         return tuple(each.lower() for each in value) if name in _IN_LOWER_CASE else tuple(value)
     if isinstance(present, str) and isinstance(value, str):
@@ -205,6 +207,24 @@ def _retry_defaults(key: str, value: object) -> RetryDefaults:
     return RetryDefaults(**given)
 
 
+_INTERVAL_FIELDS = {"initialinterval": "initial_ns", "maxinterval": "maximum_ns"}
+
+
+def _retry_intervals(key: str, value: object) -> RetryIntervals:
+    """Parse `{"InitialInterval": "1s", "MaxInterval": "1h"}`; what is missing has its default."""
+    given: dict[str, int] = {}
+    for name, each in value.items() if isinstance(value, dict) else [("", None)]:
+        field_name = _INTERVAL_FIELDS.get(name.lower()) if isinstance(name, str) else None
+        interval_ns = _number(key, field_name, each) if field_name else None
+        if not field_name or not interval_ns or interval_ns <= 0:
+            raise InvalidDynamicConfig(
+                f'dynamic config key "{key}" can\'t be {json.dumps(value)}: '
+                "InitialInterval and MaxInterval are positive durations"
+            )
+        given[field_name] = int(interval_ns)
+    return RetryIntervals(**given)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
@@ -225,6 +245,8 @@ def as_given(name: str, value: object) -> object:
             "BackoffCoefficient": value.backoff_coefficient,
             "MaximumAttempts": value.maximum_attempts,
         }
+    if isinstance(value, RetryIntervals):
+        return {"InitialInterval": _span(value.initial_ns / 10**9), "MaxInterval": _span(value.maximum_ns / 10**9)}
     if name.endswith("_percent") and isinstance(value, int):
         return value / 100
     if is_span(name) and isinstance(value, int | float):

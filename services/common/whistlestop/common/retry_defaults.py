@@ -1,4 +1,4 @@
-"""What a retry policy has for the fields that a caller leaves empty."""
+"""What a retry policy has for the fields that a caller leaves empty, and the pauses of the server's own retries."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ class RetryDefaults:
     """The maximum interval, as a multiple of the initial one."""
     backoff_coefficient: float = 2.0
     maximum_attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryIntervals:
+    """The pauses between the attempts of a request of the server: each is twice as long as the one before it."""
+
+    initial_ns: int = 1_000_000_000
+    maximum_ns: int = 3_600_000_000_000

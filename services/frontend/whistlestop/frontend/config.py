@@ -116,6 +116,8 @@ class FrontendConfig:
     """Per task queue, and per request."""
     user_metadata_summary_size: int = 400
     user_metadata_details_size: int = 20_000
+    disabled_schedule_validations: tuple[str, ...] = ()
+    """Checks of schedules, in lower case, whose failures are logged and change nothing (`api.schedules`)."""
     schedules_enabled: bool = True
     """This and the following settings switch off parts of the API (`api.switches`)."""
     batch_enabled: bool = True

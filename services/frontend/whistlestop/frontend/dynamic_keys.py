@@ -67,6 +67,7 @@ FRONTEND_KEYS: Mapping[str, str] = {
     "frontend.maxconcurrentbatchoperationpernamespace": "max_concurrent_batch_operations",
     "frontend.workflowrulesapisenabled": "workflow_rules_enabled",
     "frontend.enableschedules": "schedules_enabled",
+    "frontend.disabledschedulevalidations": "disabled_schedule_validations",
     "frontend.enablebatcher": "batch_enabled",
     "frontend.enablebatchoperationsforstandaloneactivities": "batch_of_activities_enabled",
     "frontend.enableupdateworkflowexecution": "updates_enabled",

@@ -81,6 +81,7 @@ LIMIT_KEYS: Mapping[str, str] = {
     "nexusoperation.disallowedheaders": "nexus_disallowed_headers",
     "component.nexusoperations.retrypolicy.initialinterval": "nexus_retry_initial_ns",
     "component.nexusoperations.retrypolicy.maxinterval": "nexus_retry_max_ns",
+    "nexusoperation.retrypolicy": "nexus_execution_retry",
     "component.nexusoperations.callback.endpoint.template": "nexus_callback_url",
     "callback.retrypolicy.initialinterval": "callback_retry_initial_ns",
     "callback.retrypolicy.maxinterval": "callback_retry_max_ns",

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 from whistlestop.common.errors import invalid_argument
 
 if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
 
     from whistlestop.common.errors import ServiceError
 
+_LONGEST_S = 315_576_000_000
+_LARGEST_NANOS = 999_999_999
 _TIMES = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duration"})
 
 
@@ -28,6 +31,21 @@ def refused_time(message: Message) -> ServiceError | None:
 def invalid_time(message: Message) -> str:
     """Return the path of an out-of-range time (`retry_policy.initial_interval`), or an empty string."""
     return _search(message)
+
+
+def duration_problem(span: Duration) -> str:
+    """Return what makes a duration invalid, worded as protobuf's check in Go does, or an empty string."""
+    seconds, nanos = span.seconds, span.nanos
+    if abs(seconds) > _LONGEST_S:
+        problem = f"exceeds {'-' if seconds < 0 else '+'}10000 years"
+    elif abs(nanos) > _LARGEST_NANOS:
+        problem = "has out-of-range nanos"
+    elif seconds > 0 > nanos or seconds < 0 < nanos:
+        problem = "has seconds and nanos with different signs"
+    else:
+        return ""
+    parts = (f"{name}:{value}" for name, value in (("seconds", seconds), ("nanos", nanos)) if value)
+    return f"proto: duration ({' '.join(parts)}) {problem}"
 
 
 def _search(message: Message) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from whistlestop.common.errors import invalid_argument, unimplemented
@@ -12,7 +12,7 @@ from whistlestop.net import addresses
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from temporalio.api.common.v1.message_pb2 import Callback
+    from temporalio.api.common.v1.message_pb2 import Callback, Link
 
     from whistlestop.frontend.api.rules import Rules
 
@@ -69,10 +69,11 @@ def _check_url(url: str, rules: Rules) -> None:
     raise invalid_argument(f"invalid url: url does not match any configured callback address: {url}")
 
 
-def drop_links_of_callbacks(links: Any, callbacks: Iterable[Callback]) -> None:
-    """Remove, in place, links that the Nexus callbacks of the request have too, since both are shown."""
-    known = [link for callback in callbacks if callback.HasField("nexus") for link in callback.links]
-    if known and links:
-        kept = [link for link in links if link not in known]
-        del links[:]
-        links.extend(kept)
+def links_beside_callbacks(links: Iterable[Link], callbacks: Iterable[Callback]) -> list[Link]:
+    """Return the links that no Nexus callback of the request has, too: SDKs repeat them for older servers."""
+    known = {_bytes(link) for callback in callbacks if callback.HasField("nexus") for link in callback.links}
+    return [link for link in links if _bytes(link) not in known]
+
+
+def _bytes(link: Link) -> bytes:
+    return link.SerializeToString(deterministic=True)

@@ -13,7 +13,8 @@ from temporalio.api.enums.v1.workflow_pb2 import WorkflowIdReusePolicy
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import invalid_argument
+from whistlestop.common.errors import ServiceError, invalid_argument
+from whistlestop.common.messages.times import duration_problem
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.listing import Division, entries, fill_count, page
 from whistlestop.frontend.api.versioning.worker_deployment import check_override
@@ -23,7 +24,7 @@ from whistlestop.storage.visibility.attributes import SYSTEM_AND_PREDEFINED
 from whistlestop.storage.visibility.query import And, Expression, Not, Or
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
@@ -61,6 +62,9 @@ _OWN_ATTRIBUTES = frozenset({
     "TemporalScheduleRunningWorkflowCount", "TemporalScheduleBufferedStartsCount", "TemporalScheduleIdleCloseTime",
 })  # fmt: skip
 _NOTES_LIMIT = 1000
+_DURATIONS = "scheduler-duration"
+_OVERRIDE = "versioning-override"
+"""Names of validations in the key `frontend.disabledScheduleValidations`."""
 _REUSE = (
     WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_UNSPECIFIED,
     WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
@@ -115,13 +119,27 @@ def check_patch(request: service_pb.PatchScheduleRequest, namespace: Namespace |
 
 
 def _check_schedule(schedule: schedule_pb.Schedule, namespace: Namespace, rules: Rules) -> None:
-    for interval in schedule.spec.interval:
-        for name, span in (("interval", interval.interval), ("phase", interval.phase)):
-            signs_differ = (span.seconds > 0 > span.nanos) or (span.seconds < 0 < span.nanos)
-            if signs_differ or abs(span.seconds) > 315_576_000_000 or abs(span.nanos) >= 1_000_000_000:
-                raise invalid_argument(f"Invalid schedule spec: {name} is not a valid duration: {span}".strip())
+    _checked(_DURATIONS, namespace, rules, lambda: _check_durations(schedule.spec))
     if schedule.action.HasField("start_workflow"):
         _check_action(schedule.action.start_workflow, namespace, rules)
+
+
+def _checked(validation: str, namespace: Namespace, rules: Rules, check: Callable[[], None]) -> None:
+    """Run a check; log its refusal instead of raising it where the namespace has this validation disabled."""
+    try:
+        check()
+    except ServiceError as refusal:
+        if validation not in rules.config.disabled_schedule_validations:
+            raise
+        name = namespace.name
+        rules.warn("ignored the disabled schedule validation %s in %s: %s", validation, name, refusal.message)
+
+
+def _check_durations(spec: schedule_pb.ScheduleSpec) -> None:
+    for interval in spec.interval:
+        for name, span in (("interval", interval.interval), ("phase", interval.phase)):
+            if problem := duration_problem(span):
+                raise invalid_argument(f"Invalid schedule spec: {name} is not a valid duration: {problem}")
 
 
 def _check_action(action: workflow_pb.NewWorkflowExecutionInfo, namespace: Namespace, rules: Rules) -> None:
@@ -137,7 +155,8 @@ def _check_action(action: workflow_pb.NewWorkflowExecutionInfo, namespace: Names
     if action.workflow_id_reuse_policy not in _REUSE:
         raise invalid_argument("Scheduled workflow must not contain WorkflowIDReusePolicy")
     if action.HasField("versioning_override"):
-        check_override(action.versioning_override, action.task_queue.name)
+        override, queue = action.versioning_override, action.task_queue.name
+        _checked(_OVERRIDE, namespace, rules, lambda: check_override(override, queue))
     if action.HasField("retry_policy"):
         # Check a copy: the policy is stored as sent, and filled with defaults when it is used.
         policy = common_pb.RetryPolicy()

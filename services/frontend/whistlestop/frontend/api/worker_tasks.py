@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.messages.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
+from whistlestop.common.messages.times import duration_problem
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.versioning.worker_version import check_worker_version
 
@@ -136,10 +137,9 @@ def _check_retry_delays(failure: Failure) -> None:
     current: Failure | None = failure
     while current is not None:
         if current.application_failure_info.HasField("next_retry_delay"):
-            delay = current.application_failure_info.next_retry_delay
-            signs_differ = (delay.seconds > 0 > delay.nanos) or (delay.seconds < 0 < delay.nanos)
-            if signs_differ or abs(delay.nanos) > 999_999_999 or abs(delay.seconds) > 315_576_000_000:
-                raise invalid_argument("NextRetryDelay is not a valid duration: duration is out of range")
+            problem = duration_problem(current.application_failure_info.next_retry_delay)
+            if problem:
+                raise invalid_argument(f"NextRetryDelay is not a valid duration: {problem}")
         current = current.cause if current.HasField("cause") else None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages.nexus_headers import DISALLOWED_HEADERS
-from whistlestop.common.retry_defaults import RetryDefaults
+from whistlestop.common.retry_defaults import RetryDefaults, RetryIntervals
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ class Limits:
     nexus_min_request_timeout_ns: int = 1500 * MILLISECOND_NS
     nexus_retry_initial_ns: int = SECOND_NS
     nexus_retry_max_ns: int = 3600 * SECOND_NS
+    """This and the interval before are those of workflows' operations."""
+    nexus_execution_retry: RetryIntervals = RetryIntervals()
+    """The pauses between the requests of a standalone operation."""
     nexus_system_callback_url: bool = True
     """Whether workers of this server get the URL of its system callback instead of `nexus_callback_url`."""
     nexus_callback_url: str = ""

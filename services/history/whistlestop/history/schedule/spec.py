@@ -11,6 +11,7 @@ import io
 from dataclasses import field
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
@@ -20,6 +21,9 @@ from whistlestop.history.core.times import SECOND_NS, duration_ns, timestamp_ns
 from whistlestop.history.schedule.calendars import Calendar, compiled
 from whistlestop.history.schedule.farmhash import fingerprint32
 from whistlestop.history.schedule.ranges import FIELDS, MAX_YEAR, SpecError, parse_cron, structured
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
 
 MAX_STEPS = 20_000
 """The maximum of consecutive times that may be excluded (fewer with many exclusions, each of which is checked for
@@ -176,7 +180,7 @@ def _compiled(data: bytes, seed: str) -> CompiledSpec:
     zone = zone_of(spec.timezone_name, spec.timezone_data)
     return CompiledSpec(
         calendars=tuple(compiled(each, zone) for each in spec.structured_calendar),
-        intervals=tuple((max(each.interval.seconds, 1), max(each.phase.seconds, 0)) for each in spec.interval),
+        intervals=tuple((max(_seconds(each.interval), 1), max(_seconds(each.phase), 0)) for each in spec.interval),
         exclusions=tuple(compiled(each, zone) for each in spec.exclude_structured_calendar),
         start_ns=timestamp_ns(spec.start_time) if spec.HasField("start_time") else 0,
         end_ns=timestamp_ns(spec.end_time) if spec.HasField("end_time") else None,
@@ -239,6 +243,11 @@ def _check_calendar(calendar: schedule_pb.StructuredCalendarSpec) -> None:
         problems.append("comment is too long")
     if problems:
         raise SpecError("invalid calendar spec: " + ", ".join(problems))
+
+
+def _seconds(span: Duration) -> int:
+    """Return whole seconds. Nanoseconds may be more than one second, where `scheduler-duration` is not checked."""
+    return duration_ns(span) // SECOND_NS
 
 
 def _check_interval(interval: schedule_pb.IntervalSpec) -> None:

@@ -42,7 +42,6 @@ REASONS: Mapping[str, str] = {
     "versioning": "deployments are a single row, without internal workflows or caches",
     "admin": "the administrative service is not offered",
     "unused": "the server of Temporal does not use it either",
-    "later": "not supported yet",
 }
 """Why a key is not supported."""
 

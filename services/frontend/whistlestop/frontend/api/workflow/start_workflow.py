@@ -13,7 +13,7 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.common.timing import cron
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
+from whistlestop.frontend.api.callbacks import check_callbacks, links_beside_callbacks
 from whistlestop.frontend.api.rules import UnknownSearchAttribute
 from whistlestop.frontend.api.versioning.worker_deployment import check_override
 from whistlestop.frontend.api.workflow import time_skipping
@@ -60,7 +60,9 @@ def check_start(request: service_pb.StartWorkflowExecutionRequest, namespace: Na
     checks.check_priority(request.priority)
     if request.completion_callbacks:
         check_callbacks(request.completion_callbacks, rules)
-        drop_links_of_callbacks(request.links, request.completion_callbacks)
+        links = links_beside_callbacks(request.links, request.completion_callbacks)
+        del request.links[:]
+        request.links.extend(links)
     if request.links or request.completion_callbacks:
         of_callbacks = (link for callback in request.completion_callbacks for link in callback.links)
         checks.check_links([*request.links, *of_callbacks], rules)

@@ -8,7 +8,7 @@ from temporalio.api.enums.v1.update_pb2 import UpdateWorkflowExecutionLifecycleS
 
 from whistlestop.common.errors import invalid_argument
 from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.callbacks import check_callbacks, drop_links_of_callbacks
+from whistlestop.frontend.api.callbacks import check_callbacks, links_beside_callbacks
 from whistlestop.frontend.api.switches import UPDATES_DISABLED, denied
 from whistlestop.frontend.api.workflow import time_skipping
 
@@ -55,8 +55,9 @@ def check_update(request: service_pb.UpdateWorkflowExecutionRequest, namespace: 
         )
     if request.request.completion_callbacks:
         check_callbacks(request.request.completion_callbacks, rules)
-        drop_links_of_callbacks(request.request.links, request.request.completion_callbacks)
-    links = [*request.request.links, *(x for c in request.request.completion_callbacks for x in c.links)]
+    # Unlike a start, an update keeps the links of its callbacks among its own. They count once.
+    links = links_beside_callbacks(request.request.links, request.request.completion_callbacks)
+    links += (link for callback in request.request.completion_callbacks for link in callback.links)
     if links:
         checks.check_links(links, rules)
 

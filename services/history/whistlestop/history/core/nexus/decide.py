@@ -291,8 +291,11 @@ def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, 
     attempt.last_failure.CopyFrom(failure)
     run.requests_ended[destination_of(operation, cancel=cancel)] = True
     limits = run.limits
-    pause_ns = backoff(limits.nexus_retry_initial_ns, attempt.attempt, limits.nexus_retry_max_ns)
-    attempt.next_attempt_ns = run.now_ns + pause_ns
+    if nexus_execution.is_standalone(run.state):
+        first_ns, longest_ns = limits.nexus_execution_retry.initial_ns, limits.nexus_execution_retry.maximum_ns
+    else:
+        first_ns, longest_ns = limits.nexus_retry_initial_ns, limits.nexus_retry_max_ns
+    attempt.next_attempt_ns = run.now_ns + backoff(first_ns, attempt.attempt, longest_ns)
     run.changed = True
     run.arm(next_deadline(operation))
 
