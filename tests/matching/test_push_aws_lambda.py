@@ -123,6 +123,34 @@ async def test_a_role_that_anyone_may_assume_is_refused(aws: Aws, arn: str) -> N
         await AwsLambda(aws.client).validate({"arn": arn, "role": ROLE, "role_external_id": "x-1"})
 
 
+@pytest.mark.parametrize("validates", [True, False])
+async def test_a_role_that_is_not_lent_is_told_in_the_words_of_aws_for_go(aws: Aws, arn: str, validates: bool) -> None:
+    sts = aws.client("sts", region_name=REGION)
+    stub = Stubber(sts)
+    stub.add_client_error("assume_role", "AccessDenied", "not yours", 403, response_meta={"RequestId": "r-1"})
+    provider = AwsLambda(lambda *_, **__: sts)
+    details = {"arn": arn, "role": ROLE}
+    with stub, pytest.raises(ProviderError) as refused:
+        await (provider.validate(details) if validates else provider.start(details, WORK, 1))
+    assert str(refused.value) == (
+        f"{'cannot connect to the compute provider: ' if validates else ''}"
+        f"failed to assume role {ROLE}: operation error STS: AssumeRole, "
+        "https response error StatusCode: 403, RequestID: r-1, api error AccessDenied: not yours"
+    )
+
+
+async def test_a_role_whose_external_id_can_t_be_checked(aws: Aws, arn: str) -> None:
+    sts = aws.client("sts", region_name=REGION)
+    stub = Stubber(sts)
+    stub.add_client_error("assume_role", "Throttling", "slow down", 400, response_meta={"RequestId": "r-1"})
+    with stub, pytest.raises(ProviderError) as refused:
+        await AwsLambda(lambda *_, **__: sts)._check_enforced(REGION, ROLE)
+    assert str(refused.value) == (
+        f"unable to verify external ID enforcement for role {ROLE}: operation error STS: AssumeRole, "
+        "https response error StatusCode: 400, RequestID: r-1, api error Throttling: slow down"
+    )
+
+
 @pytest.mark.parametrize(
     ("details", "said"),
     [
@@ -181,8 +209,10 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 async def test_no_caller_makes_the_server_ask_a_metadata_address(asked: list[str], role: dict[str, str]) -> None:
     """With nothing configured, there are no credentials, and that is said at once."""
     arn = f"arn:aws:lambda:{REGION}:123456789012:function:worker"
-    with pytest.raises(ProviderError, match=r"^cannot connect to the compute provider: .*credentials"):
+    with pytest.raises(ProviderError, match=r"^cannot connect to the compute provider: .*credentials") as refused:
         await AwsLambda().validate({"arn": arn, **role})
+    assumed = f"failed to assume role {ROLE}: operation error STS: AssumeRole, get identity: get credentials: "
+    assert (assumed in str(refused.value)) == bool(role)
     assert asked == []
 
 

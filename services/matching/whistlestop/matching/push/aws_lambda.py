@@ -67,6 +67,8 @@ class AwsLambda:
         external_id = _text(details, "role_external_id")
         try:
             function = await asyncio.to_thread(self._lambda, region, role, external_id)
+        except ProviderError as error:
+            raise ProviderError(f"cannot connect to the compute provider: {error}") from error
         except _errors() as error:
             raise ProviderError(f"cannot connect to the compute provider: {error}") from error
         try:
@@ -85,7 +87,7 @@ class AwsLambda:
         try:
             function = await asyncio.to_thread(self._lambda, region, role, _text(details, "role_external_id"))
         except _errors() as error:
-            raise ProviderError(f"failed to assume role {role}: {error}") from error
+            raise ProviderError(f"failed to invoke lambda: {error}") from error
         asked = {"FunctionName": arn, "InvocationType": "Event", "Payload": b""}
         calls = (asyncio.to_thread(function.invoke, **asked) for _ in range(count))
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -116,7 +118,7 @@ class AwsLambda:
         return arn, region, role
 
     def _lambda(self, region: str, role: str, external_id: str) -> Any:
-        """Return a client, cached while its credentials are valid.
+        """Return a client, cached while its credentials are valid. Raise ProviderError if the role can't be assumed.
 
         Their lifetime is checked by the wall clock, which AWS uses, and by the steady one.
         """
@@ -130,7 +132,10 @@ class AwsLambda:
             return client
         named = {"ExternalId": external_id} if external_id else {}
         sts = self._client("sts", region_name=region)
-        keys = sts.assume_role(RoleArn=role, RoleSessionName=_SESSION, **named)["Credentials"]
+        try:
+            keys = sts.assume_role(RoleArn=role, RoleSessionName=_SESSION, **named)["Credentials"]
+        except _errors() as error:
+            raise ProviderError(f"failed to assume role {role}: {_sts_error(error)}") from error
         client = self._client(
             "lambda", region_name=region, aws_access_key_id=keys["AccessKeyId"],
             aws_secret_access_key=keys["SecretAccessKey"], aws_session_token=keys["SessionToken"],
@@ -152,7 +157,8 @@ class AwsLambda:
             code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
             if code == "AccessDenied":
                 return
-            raise ProviderError(f"unable to verify external ID enforcement for role {role}: {error}") from error
+            problem = f"unable to verify external ID enforcement for role {role}: {_sts_error(error)}"
+            raise ProviderError(problem) from error
         raise ProviderError(
             f"trust credential not enforced on the role: role {role} does not require the configured external ID; "
             "update the role's trust policy to enforce the aws:ExternalId condition"
@@ -179,6 +185,21 @@ def _our_client(service: str, *, region_name: str, **keys: str) -> Any:
         keys.get("aws_access_key_id", ""), keys.get("aws_secret_access_key", ""), keys.get("aws_session_token", "")
     )
     return aws.LambdaCalls(aws.Aws(region_name, found.credentials if found is not None else lambda: given))
+
+
+def _sts_error(error: Exception) -> str:
+    """Describe a failed AssumeRole in the words of AWS's SDK for Go, which Temporal's server uses."""
+    response: dict[str, Any] = getattr(error, "response", {})
+    if response:
+        about, answer = response.get("ResponseMetadata", {}), response.get("Error", {})
+        status, request_id = about.get("HTTPStatusCode", 0), about.get("RequestId", "")
+        problem = f"https response error StatusCode: {status}, RequestID: {request_id}, "
+        problem += f"api error {answer.get('Code', '')}: {answer.get('Message', '')}"
+    elif type(error).__name__ == "NoCredentialsError":
+        problem = f"get identity: get credentials: failed to refresh cached credentials, {error}"
+    else:
+        problem = str(error)
+    return f"operation error STS: AssumeRole, {problem}"
 
 
 def _errors() -> tuple[type[Exception], ...]:
