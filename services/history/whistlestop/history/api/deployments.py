@@ -98,7 +98,7 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
         except DecodeError:
             return False  # the next poll sets it aside
     try:
-        _, moved = await service.engine.transact(namespace_id, task.workflow_id, task.run_id, decide)
+        _, moved = await service.engine.change(namespace_id, task.workflow_id, task.run_id, decide)
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise

@@ -40,7 +40,7 @@ async def request_cancel_workflow_execution(
         )
 
     run_id = "" if request.first_execution_run_id else execution.run_id
-    await service.engine.transact(context.namespace_id, execution.workflow_id, run_id, decide)
+    await service.engine.change(context.namespace_id, execution.workflow_id, run_id, decide)
     return service_pb.RequestCancelWorkflowExecutionResponse()
 
 
@@ -63,7 +63,7 @@ async def terminate_workflow_execution(
         )
 
     run_id = "" if request.first_execution_run_id else execution.run_id
-    await service.engine.transact(context.namespace_id, execution.workflow_id, run_id, decide, repairs=True)
+    await service.engine.change(context.namespace_id, execution.workflow_id, run_id, decide, repairs=True)
     return service_pb.TerminateWorkflowExecutionResponse()
 
 
@@ -125,7 +125,7 @@ async def update_workflow_execution_options(
             check_override(deployments, override, run.state.task_queue)
         options.merge(run, request.workflow_execution_options, request.update_mask.paths, request.identity)
 
-    run, _ = await service.engine.transact(context.namespace_id, execution.workflow_id, execution.run_id, decide)
+    run, _ = await service.engine.change(context.namespace_id, execution.workflow_id, execution.run_id, decide)
     return service_pb.UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=options.of_run(run))
 
 

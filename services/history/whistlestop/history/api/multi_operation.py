@@ -132,7 +132,7 @@ class _UpdateWithStart:
     async def _join(self, entry: Entry) -> service_pb.ExecuteMultiOperationResponse:
         key = entry.key
         try:
-            _, ticket = await self.service.engine.transact(
+            _, ticket = await self.service.engine.change(
                 key.namespace_id,
                 key.workflow_id,
                 key.run_id,

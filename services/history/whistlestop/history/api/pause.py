@@ -19,7 +19,7 @@ async def pause_workflow_execution(
     service: History, request: service_pb.PauseWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
     """Pause a workflow. Raise NOT_FOUND, or FAILED_PRECONDITION when another request has paused it."""
-    await service.engine.transact(
+    await service.engine.change(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.pause(run, request)
     )
     return service_pb.PauseWorkflowExecutionResponse()
@@ -29,7 +29,7 @@ async def unpause_workflow_execution(
     service: History, request: service_pb.UnpauseWorkflowExecutionRequest, context: CallContext
 ) -> Reply:
     """Unpause a workflow. Raise NOT_FOUND, or FAILED_PRECONDITION when it is not paused."""
-    await service.engine.transact(
+    await service.engine.change(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.unpause(run, request)
     )
     return service_pb.UnpauseWorkflowExecutionResponse()

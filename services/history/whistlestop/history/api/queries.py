@@ -142,7 +142,7 @@ async def _query_run(
                     await _buffer(service, record)
                     buffered = True
                 if not entry.state.buffered_queries:
-                    await engine.transact(key.namespace_id, key.workflow_id, key.run_id, _note_waiting)
+                    await engine.change(key.namespace_id, key.workflow_id, key.run_id, _note_waiting)
                 if not await audience.wait(deadline_ns):
                     raise deadline_exceeded()
     finally:

@@ -211,7 +211,7 @@ async def _await_child_events(engine: Engine, key: ExecutionKey) -> None:
                 children.record_closed(run, child, ending.run_id, ending.event)
 
     if endings:
-        await engine.transact(key.namespace_id, key.workflow_id, key.run_id, decide)
+        await engine.change(key.namespace_id, key.workflow_id, key.run_id, decide)
 
 
 METHODS["ResetWorkflowExecution"] = reset_workflow_execution

@@ -43,7 +43,7 @@ async def signal_workflow_execution(
             links=request.links,
         )
 
-    run, _ = await service.engine.transact(context.namespace_id, execution.workflow_id, execution.run_id, decide)
+    run, _ = await service.engine.change(context.namespace_id, execution.workflow_id, execution.run_id, decide)
     return service_pb.SignalWorkflowExecutionResponse(
         link=links.to_request(context.namespace, execution.workflow_id, run.key.run_id, request.request_id, SIGNALED)
     )
@@ -180,7 +180,7 @@ async def _signal_current(
             signal.note_request(run.state, digest)
 
     try:
-        run, _ = await service.engine.transact(context.namespace_id, request.workflow_id, "", decide)
+        run, _ = await service.engine.change(context.namespace_id, request.workflow_id, "", decide)
     except _ClosedError:
         return None
     except ServiceError as error:

@@ -90,7 +90,7 @@ class Standalone:
         seen = _version_of(long_poll_token, key.run_id)
         return await self.wait(service, context, key, lambda entry: entry.version != seen)
 
-    async def transact(
+    async def change(
         self, service: History, namespace_id: str, user_id: str, run_id: str, decide: Callable[[Run], _T]
     ) -> tuple[Run, _T]:
         """Decide on the run and commit. Raise NOT_FOUND."""
@@ -101,7 +101,7 @@ class Standalone:
             return decide(run)
 
         try:
-            return await service.engine.transact(namespace_id, self.workflow_id(user_id), run_id, on_one)
+            return await service.engine.change(namespace_id, self.workflow_id(user_id), run_id, on_one)
         except ServiceError as error:
             raise self._with_user_id(error, user_id) from None
 
@@ -115,7 +115,7 @@ class Standalone:
                 end(run)
 
         try:
-            run, _ = await self.transact(service, namespace_id, user_id, run_id, decide)
+            run, _ = await self.change(service, namespace_id, user_id, run_id, decide)
         except Unreadable:
             await rebuilding.end_and_delete(service.engine, namespace_id, self.workflow_id(user_id), run_id)
             return

@@ -277,7 +277,7 @@ async def _use_existing(starting: Start, entry: Entry) -> service_pb.StartWorkfl
         reply.link.CopyFrom(_request_link(starting, state))
     key = entry.key
     try:
-        await starting.service.engine.transact(
+        await starting.service.engine.change(
             key.namespace_id, key.workflow_id, key.run_id, lambda run: options.update(run, change)
         )
     except ServiceError as error:

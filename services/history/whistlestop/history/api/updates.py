@@ -37,7 +37,7 @@ async def update_workflow_execution(
     """
     execution = request.workflow_execution
     patience = Patience.of(service, context)
-    run, ticket = await service.engine.transact(
+    run, ticket = await service.engine.change(
         context.namespace_id,
         execution.workflow_id,
         execution.run_id,

@@ -75,7 +75,7 @@ async def record_workflow_task_started(
         version_transition.begin_with_workflow_task(run, version_of(poll.deployment_options))
         run.outgoing_messages = update.send(run, resend=True)
 
-    run, _ = await service.engine.transact(
+    run, _ = await service.engine.change(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     return Encoded(await poll_reply(service, run, partial=bool(run.state.sticky_task_queue)))
@@ -144,7 +144,7 @@ async def respond_workflow_task_completed(
         return outcome
 
     is_long = len(request.commands) > MANY_COMMANDS
-    run, outcome = await service.engine.transact(
+    run, outcome = await service.engine.change(
         token.namespace_id, token.workflow_id, token.run_id, decide, is_long=is_long
     )
     if outcome.error is not None:
@@ -165,7 +165,7 @@ async def _keep_page(
     service: History, token: internal_pb2.TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> bool:
     """Keep a page of a completion and return True; for the last page, merge the kept pages into it and return False."""
-    await service.engine.transact(
+    await service.engine.change(
         token.namespace_id, token.workflow_id, token.run_id, lambda run: completion.check_token(run, token)
     )
     completion_pages.check_enabled(service.limits.of(request.namespace), request.namespace)
@@ -175,7 +175,7 @@ async def _keep_page(
     try:
         service.completion_pages.keep(token, request)
     except completion_pages.TooLarge:
-        _, outcome = await service.engine.transact(
+        _, outcome = await service.engine.change(
             token.namespace_id, token.workflow_id, token.run_id,
             lambda run: completion.respond_too_large(run, token, request),
         )  # fmt: skip
@@ -293,7 +293,7 @@ async def respond_workflow_task_failed(
         )
         workflow_task.schedule(run)
 
-    await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
+    await service.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondWorkflowTaskFailedResponse()
 
 
@@ -309,7 +309,7 @@ async def reset_sticky_task(
             raise not_found(completion.TASK_GONE)
         workflow_task.move_to_normal_queue(run, keep_timeout=True)
 
-    await service.engine.transact(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
+    await service.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return internal_pb2.Empty()
 
 
@@ -325,7 +325,7 @@ async def reset_sticky_task_queue(
             run.state.sticky_task_queue = ""
             run.changed = True
 
-    await service.engine.transact(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
+    await service.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return service_pb.ResetStickyTaskQueueResponse()
 
 

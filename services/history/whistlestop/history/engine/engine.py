@@ -304,7 +304,7 @@ class Engine:
         """Return a working copy of the entry, at the current time."""
         return Run(entry.state, version=entry.version, now_ns=self.clock.now_ns(), ids=self.ids, limits=self.limits)
 
-    async def transact(
+    async def change(
         self,
         namespace_id: str,
         workflow_id: str,

@@ -43,7 +43,7 @@ async def end_and_delete(engine: Engine, namespace_id: str, workflow_id: str, ru
             close.terminate(run, reason="Delete workflow execution", identity=close.HISTORY_SERVICE)
 
     try:
-        run, _ = await engine.transact(namespace_id, workflow_id, run_id, end, repairs=True)
+        run, _ = await engine.change(namespace_id, workflow_id, run_id, end, repairs=True)
         key = run.key
     except Exception as error:
         if not _is_damage(error):

@@ -184,7 +184,7 @@ async def delete_schedule(service: History, request: service_pb.DeleteScheduleRe
             raise not_found("workflow execution already completed")
         close.terminate(run, reason="terminated by DeleteSchedule", identity=request.identity)
 
-    await service.engine.transact(context.namespace_id, driver.workflow_id_of(request.schedule_id), "", decide)
+    await service.engine.change(context.namespace_id, driver.workflow_id_of(request.schedule_id), "", decide)
     return service_pb.DeleteScheduleResponse()
 
 

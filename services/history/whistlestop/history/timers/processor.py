@@ -240,9 +240,7 @@ class TimerProcessor:
     async def _fire_execution(self, timer: TimerTask) -> None:
         key = timer.key
         try:
-            run, _ = await self._engine.transact(
-                key.namespace_id, key.workflow_id, key.run_id, deadlines.fire_deadlines
-            )
+            run, _ = await self._engine.change(key.namespace_id, key.workflow_id, key.run_id, deadlines.fire_deadlines)
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise

@@ -76,7 +76,7 @@ async def start_activity_execution(
         def attach(run: Run) -> None:
             core.attach_links(run, request.links, request.request_id)
 
-        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, reply.run_id, attach)
+        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, reply.run_id, attach)
     answer = service_pb.StartActivityExecutionResponse(run_id=reply.run_id, started=run is not None)
     link = answer.link.activity
     link.namespace, link.activity_id, link.run_id = context.namespace, request.activity_id, reply.run_id
@@ -182,7 +182,7 @@ async def request_cancel_activity_execution(
     def decide(run: Run) -> None:
         core.request_cancel(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.RequestCancelActivityExecutionResponse()
 
 
@@ -194,7 +194,7 @@ async def terminate_activity_execution(
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.TerminateActivityExecutionResponse()
 
 
@@ -243,7 +243,7 @@ async def pause_activity_execution(
         def decide(run: Run) -> None:
             operations.pause(run, request_id=request.request_id)
 
-        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.PauseActivityExecutionResponse()
 
 
@@ -259,7 +259,7 @@ async def unpause_activity_execution(
         def decide(run: Run) -> None:
             operations.unpause(run, request_id=request.request_id, jitter_ns=drawn_ns)
 
-        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.UnpauseActivityExecutionResponse()
 
 
@@ -283,7 +283,7 @@ async def reset_activity_execution(
                 jitter_ns=drawn_ns,
             )
 
-        await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.ResetActivityExecutionResponse()
 
 
@@ -309,7 +309,7 @@ async def update_activity_execution_options(
             restore=request.restore_original,
         )
 
-    _, options = await ACTIVITIES.transact(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    _, options = await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
     return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=options)
 
 

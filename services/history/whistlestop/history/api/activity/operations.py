@@ -74,7 +74,7 @@ async def _originals(
 async def pause_activity(service: History, request: service_pb.PauseActivityRequest, context: CallContext) -> Reply:
     """Pause the selected activities. Raise INVALID_ARGUMENT, NOT_FOUND when there are none, or FAILED_PRECONDITION."""
     _check(request)
-    await service.engine.transact(
+    await service.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -93,7 +93,7 @@ async def unpause_activity(service: History, request: service_pb.UnpauseActivity
     """Unpause the selected activities. Raise INVALID_ARGUMENT, or NOT_FOUND when there are none."""
     _check(request)
     drawn_ns = jitter_ns(service, request)
-    await service.engine.transact(
+    await service.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -116,7 +116,7 @@ async def reset_activity(service: History, request: service_pb.ResetActivityRequ
     _check(request)
     drawn_ns = jitter_ns(service, request)
     originals = await _originals(service, request, context) if request.restore_original_options else None
-    await service.engine.transact(
+    await service.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -158,7 +158,7 @@ async def update_activity_options(
         )
         return service_pb.UpdateActivityOptionsResponse(activity_options=options)
 
-    _, reply = await service.engine.transact(
+    _, reply = await service.engine.change(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     return reply

@@ -64,7 +64,7 @@ async def record_activity_task_started(
             poll.worker_control_task_queue,
         )
 
-    run, activity = await service.engine.transact(
+    run, activity = await service.engine.change(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     if activity is None:
@@ -77,7 +77,7 @@ async def _start_execution(
 ) -> Reply:
     """Start the attempt of a standalone activity for a poller."""
     poll = request.poll
-    run, activity = await service.engine.transact(
+    run, activity = await service.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -167,11 +167,11 @@ def _token(request: Any, context: CallContext) -> TaskToken:
     return tokens.received(request.task_token, tokens.Kind.ACTIVITY, context, core_activity.GONE)
 
 
-async def _transact(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:
+async def _change(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:
     if token.workflow_id.startswith(ID_PREFIX):
-        _, reply = await ACTIVITIES.transact(service, token.namespace_id, token.activity_id, token.run_id, decide)
+        _, reply = await ACTIVITIES.change(service, token.namespace_id, token.activity_id, token.run_id, decide)
     else:
-        _, reply = await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
+        _, reply = await service.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
     return reply
 
 
@@ -195,7 +195,7 @@ async def respond_activity_task_completed(service: History, request: Any, contex
         else:
             core_activity.complete(run, token, result, request.identity, _stamp(request))
 
-    await _transact(service, token, decide)
+    await _change(service, token, decide)
     return _response(request)
 
 
@@ -211,7 +211,7 @@ async def respond_activity_task_failed(service: History, request: Any, context: 
         else:
             core_activity.fail(run, token, failure, request.identity, heartbeat, _stamp(request))
 
-    await _transact(service, token, decide)
+    await _change(service, token, decide)
     return _response(request)
 
 
@@ -229,7 +229,7 @@ async def respond_activity_task_canceled(service: History, request: Any, context
         else:
             core_activity.cancel(run, token, details, request.identity)
 
-    await _transact(service, token, decide)
+    await _change(service, token, decide)
     return _response(request)
 
 
@@ -254,7 +254,7 @@ async def record_activity_task_heartbeat(service: History, request: Any, context
             response.activity_paused = activity.paused
             response.activity_reset = activity.activity_reset
 
-    await _transact(service, token, decide)
+    await _change(service, token, decide)
     return _as_reply(response)
 
 

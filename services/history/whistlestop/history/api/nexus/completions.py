@@ -61,13 +61,13 @@ async def complete_nexus_operation(
             nexus_operations.fail(run, operation, failure)
 
     try:
-        await service.engine.transact(token.namespace_id, token.workflow_id, token.run_id, decide)
+        await service.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
         # After a reset, another run waits for the same request.
         try:
-            await service.engine.transact(token.namespace_id, token.workflow_id, "", decide)
+            await service.engine.change(token.namespace_id, token.workflow_id, "", decide)
         except ServiceError as again:
             raise (not_found(nexus_operations.NOT_FOUND) if again.code is Code.NOT_FOUND else again) from None
     return CompleteNexusOperationResponse()

@@ -211,7 +211,7 @@ async def request_cancel_nexus_operation_execution(
         if operation is not None:
             nexus_operations.want_cancel(run, operation)
 
-    await OPERATIONS.transact(service, context.namespace_id, request.operation_id, request.run_id, decide)
+    await OPERATIONS.change(service, context.namespace_id, request.operation_id, request.run_id, decide)
     return service_pb.RequestCancelNexusOperationExecutionResponse()
 
 
@@ -223,7 +223,7 @@ async def terminate_nexus_operation_execution(
     def decide(run: Run) -> None:
         core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await OPERATIONS.transact(service, context.namespace_id, request.operation_id, request.run_id, decide)
+    await OPERATIONS.change(service, context.namespace_id, request.operation_id, request.run_id, decide)
     return service_pb.TerminateNexusOperationExecutionResponse()
 
 

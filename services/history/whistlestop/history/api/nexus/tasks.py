@@ -49,9 +49,7 @@ async def record_nexus_task_started(
         run.bookkeeping = True
         return nexus_operations.take(run, request.scheduled_event_id, request.stamp, cancel=cancel)
 
-    run, operation = await service.engine.transact(
-        request.task.namespace_id, request.workflow_id, request.run_id, decide
-    )
+    run, operation = await service.engine.change(request.task.namespace_id, request.workflow_id, request.run_id, decide)
     entry = await service.engine.load(run.key)
     scheduled = await histories.read_event(
         service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
@@ -145,7 +143,7 @@ async def respond_nexus_task_completed(
         else:
             _started(run, operation, response.start_operation)
 
-    await service.engine.transact(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
+    await service.engine.change(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondNexusTaskCompletedResponse()
 
 
@@ -190,7 +188,7 @@ async def respond_nexus_task_failed(
         if operation is not None:
             nexus_operations.refused(run, operation, failure, cancel=token.nexus_cancel)
 
-    await service.engine.transact(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
+    await service.engine.change(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondNexusTaskFailedResponse()
 
 
