@@ -390,7 +390,7 @@ async def test_damaged_rows_of_a_queue_are_read_as_if_they_were_not_there(backen
 async def test_a_query_that_cannot_be_read_does_not_hold_up_the_workflow_task(backend: Backend) -> None:
     run_id = await backend.start("w")
     key = ExecutionKey(backend.namespace_id, "w", run_id)
-    entry = await backend.history.engine.load(key)
+    entry = await backend.history.engine.read(key)
     entry.state.buffered_queries = 1
     await backend.store.put_query(QueryRecord("id", key, JUNK, buffered=True, expires_ns=2**62), None)
     assert (await backend.poll("w")).task_token
@@ -576,7 +576,7 @@ async def test_deeply_nested_states_of_release_0_1_0_are_readable(backend: Backe
     key = ExecutionKey(backend.namespace_id, "poisoned", run_id)
     stored = await backend.store.get_execution(key)
     assert stored is not None
-    entry = await backend.history.engine.load(key)
+    entry = await backend.history.engine.read(key)
     (scheduled,) = entry.state.activities
     deep = at(
         MutableState, "activities", b"\x08" + varint(scheduled) + field(2, at(Activity, "last_failure", chain(99)))

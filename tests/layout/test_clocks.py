@@ -66,7 +66,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "history/api/nexus/requests.py": {"_dispatch": STAMP, "record_nexus_request_started": ELSEWHERE},
     "history/api/queries.py": {"_starts_after": DUE, "_dispatch": STAMP},
     "history/api/reset.py": {"_begin": STAMP},
-    "history/api/start.py": {"check_interval": ELSEWHERE, "new_run": STAMP},
+    "history/api/start.py": {"_check_interval": ELSEWHERE, "new_run": STAMP},
     "history/engine/waiting_callers.py": {"WaitingCallers.waiting": STAMP, "WaitingCallers.since_ns": SHARED, "WaitingCallers.left_ns": SHARED},
     "history/timers/aws_wake_ups.py": {"AwsWakeUps.arm": DUE},
     "history/nexus/circuit_breakers.py": {"CircuitBreakers.admit": STAMP},

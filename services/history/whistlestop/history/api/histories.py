@@ -113,7 +113,7 @@ async def get_workflow_execution_history(
     engine = service.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id
-    key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id, fresh=not engine.exclusive)
+    key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id)
     if request.history_event_filter_type == CLOSE_EVENT:
         return await _close_event(service, request, context, key, first_call=token is None)
     if token is not None and request.wait_new_event and token.is_open and not token.end_event_id:
@@ -286,7 +286,7 @@ async def get_workflow_execution_history_reverse(
     engine = service.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id
-    key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id, fresh=not engine.exclusive)
+    key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id)
     entry = await engine.read(key)
     end = token.next_event_id if token is not None else entry.state.next_event_id
     batches = await histories.read_batches(engine, entry, 1, end, _page_size(request.maximum_page_size), reverse=True)

@@ -22,7 +22,7 @@ from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.state_pb2 import Update
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.update import decide as update
-from whistlestop.history.engine import chains, histories
+from whistlestop.history.engine import histories
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class _UpdateWithStart:
         """
         engine = self.service.engine
         key = ExecutionKey(self.context.namespace_id, self.start.workflow_id, run_id)
-        started = await chains.entry_of(engine, key)
+        started = await engine.read_if_any(key)
         if started is not None:
             done = await self._outcome_of(started)
             if done is not None:

@@ -70,7 +70,6 @@ _NO_POLLER_MARGIN_NS = SECOND_NS
 _CHECK_AGAIN_NS = 2 * SECOND_NS
 """When a waiting query is first checked for whether its run's workflow tasks are still routed to its queue."""
 FAILING_TASK_ATTEMPTS = 3
-MAX_CONFLICTS = 20
 MAX_ATTACHED = 100
 BUFFER_FULL = (
     "consistent query buffer is full, this may be caused by too many queries and workflow not able to process query "
@@ -91,22 +90,20 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
     Raise NOT_FOUND, DEADLINE_EXCEEDED without an answer, FAILED_PRECONDITION when no worker can answer,
     INVALID_ARGUMENT for a failed query, and RESOURCE_EXHAUSTED when too many queries wait.
     """
-    engine = service.engine
     deadline_ns = context.deadline_ns
     if deadline_ns is None:
         deadline_ns = service.clock.steady_ns() + int(DEFAULT_TIMEOUT_S * SECOND_NS)
     execution = request.execution
-    for _ in range(MAX_CONFLICTS):
-        key = await engine.resolve(
-            context.namespace_id, execution.workflow_id, execution.run_id, fresh=not engine.exclusive
-        )
+
+    async def look(key: ExecutionKey) -> service_pb.QueryWorkflowResponse | None:
         reply = await _query_run(service, request, key, deadline_ns)
         if reply is not None:
             link = reply.link.workflow
             link.namespace, link.workflow_id, link.run_id = context.namespace, key.workflow_id, key.run_id
             link.reason = "Query rejected" if reply.HasField("query_rejected") else "Query processed"
-            return reply
-    raise ServiceError(Code.UNAVAILABLE, f"workflow {execution.workflow_id} is too busy; try again")
+        return reply
+
+    return await service.engine.look(context.namespace_id, execution.workflow_id, execution.run_id, look)
 
 
 async def _query_run(
@@ -155,11 +152,14 @@ async def _query_run(
 async def _buffer(service: History, record: QueryRecord) -> None:
     """Let the next workflow task take the query along. Raise RESOURCE_EXHAUSTED when too many wait already."""
     most = service.limits.buffered_queries
-    async with service.engine.lock(record.key):
+
+    async def put() -> None:
         since_ns = service.waiting_callers.since_ns(record.key)
         if len(await service.store.list_buffered_queries(record.key, since_ns, most)) >= most:
             raise ServiceError(Code.RESOURCE_EXHAUSTED, BUFFER_FULL, _TOO_BUSY)
         await service.store.put_query(record, None)
+
+    await service.engine.in_turn(record.key, put)
 
 
 def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowResponse | None:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.messages import nesting
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.start import MAX_EARLIER_RUNS
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.operations import reset as core_reset
 from whistlestop.history.core.workflow import close
-from whistlestop.history.engine import chains, histories
-from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.history.engine import chains, changes, histories
+from whistlestop.history.engine.engine import WORKFLOW_NOT_FOUND
 from whistlestop.storage.records import CurrentWrite, ExecutionKey
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.engine.changes import Changes
     from whistlestop.history.engine.engine import Engine, Entry
     from whistlestop.history.service import History
     from whistlestop.storage.records import HistoryBatch
 
-MAX_CONFLICTS = 20
 MAX_CHAIN = 1000
 """The maximum of runs in a chain whose events are applied again."""
 
@@ -42,64 +42,39 @@ async def reset_workflow_execution(
     Return the new run's id. Raise NOT_FOUND, INVALID_ARGUMENT for an invalid point, or UNAVAILABLE after too many
     conflicts.
     """
-    for _ in range(MAX_CONFLICTS):
-        try:
-            run_id = await _reset(service, request, context)
-        except (VersionConflict, CurrentConflict):
-            continue
-        key = ExecutionKey(context.namespace_id, request.workflow_execution.workflow_id, run_id)
-        await _await_child_events(service.engine, key)
-        return service_pb.ResetWorkflowExecutionResponse(run_id=run_id)
-    raise ServiceError(Code.UNAVAILABLE, f"workflow {request.workflow_execution.workflow_id} is too busy; try again")
-
-
-async def _reset(service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext) -> str:
     engine = service.engine
     execution = request.workflow_execution
-    current_key = await _current(engine, context.namespace_id, execution.workflow_id, required=not execution.run_id)
-    base_key = (
-        ExecutionKey(context.namespace_id, execution.workflow_id, execution.run_id) if execution.run_id else current_key
-    )
-    assert base_key is not None
-    keys = [key for key in (base_key, current_key) if key is not None]
-    async with engine.locked(*keys):
-        try:
-            return await _reset_locked(service, request, base_key, current_key)
-        except (VersionConflict, CurrentConflict):
-            for key in keys:
-                engine.forget(key)
-            raise
+
+    async def attempt(change: Changes) -> str:
+        current = await change.current(context.namespace_id, execution.workflow_id)
+        if execution.run_id:
+            base = await change.run(ExecutionKey(context.namespace_id, execution.workflow_id, execution.run_id))
+        elif current is not None:
+            base = current
+        else:
+            raise not_found(WORKFLOW_NOT_FOUND.format(execution.workflow_id))
+        return await _reset(service, request, change, base, current)
+
+    run_id = await changes.change_together(engine, attempt, workflow_id=execution.workflow_id)
+    await _await_child_events(engine, ExecutionKey(context.namespace_id, execution.workflow_id, run_id))
+    return service_pb.ResetWorkflowExecutionResponse(run_id=run_id)
 
 
-async def _current(engine: Engine, namespace_id: str, workflow_id: str, *, required: bool) -> ExecutionKey | None:
-    try:
-        return await engine.resolve(namespace_id, workflow_id, fresh=True)
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND or required:
-            raise
-        return None
-
-
-async def _reset_locked(
+async def _reset(
     service: History,
     request: service_pb.ResetWorkflowExecutionRequest,
-    base_key: ExecutionKey,
-    current_key: ExecutionKey | None,
+    change: Changes,
+    base: Run,
+    current: Run | None,
 ) -> str:
     engine = service.engine
-    entry = await engine.load(base_key, fresh=not engine.exclusive)
-    base = engine.run_of(entry)
-    current: Run | None = None
-    if current_key == base_key:
-        current = base
-    elif current_key is not None:
-        current = engine.run_of(await engine.load(current_key, fresh=not engine.exclusive))
+    entry = change.entry(base)
     made = await _made_before(engine, request.request_id, entry, current.state if current is not None else None)
     if made:
         return made
     core_reset.check_point(entry.state, request.workflow_task_finish_event_id)
     if request.post_reset_operations:
-        known = await engine.deployments.read(base_key.namespace_id)
+        known = await engine.deployments.read(base.key.namespace_id)
         core_reset.check_operations(entry.state, request, known)
     run = await _begin(service, request, entry)
     base.state.reset_run_id = run.key.run_id
@@ -114,8 +89,7 @@ async def _reset_locked(
     run.current = CurrentWrite(
         run.current_record(), expected_run_id=current.key.run_id if current is not None else None
     )
-    others = [base] if current is None or current is base else [base, *([current] if current.is_dirty else [])]
-    await engine.commit(run, also=others)
+    change.add(run)
     return run.key.run_id
 
 
@@ -128,7 +102,7 @@ async def _made_before(engine: Engine, request_id: str, base: Entry, current: Mu
         run_id = previous.pop() if previous else ""
         if made or not run_id:
             break
-        entry = await chains.entry_of(engine, ExecutionKey(base.key.namespace_id, base.key.workflow_id, run_id))
+        entry = await engine.read_if_any(ExecutionKey(base.key.namespace_id, base.key.workflow_id, run_id))
         if entry is not None:
             made = core_reset.made_by(entry.state, request_id)
             previous.append(entry.state.continued_run_id)
@@ -183,7 +157,7 @@ async def _reapply(
             return
         key = ExecutionKey(base.key.namespace_id, base.key.workflow_id, following)
         try:
-            entry, first = await engine.load(key, fresh=not engine.exclusive), 1
+            entry, first = await engine.read(key), 1
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
@@ -196,7 +170,7 @@ async def _await_child_events(engine: Engine, key: ExecutionKey) -> None:
     This happens after the commit: a child that closes later finds the new run by itself. If it is interrupted, the
     repeated request comes here again.
     """
-    entry = await chains.entry_of(engine, key)
+    entry = await engine.read_if_any(key)
     pending = [] if entry is None else [child for child in entry.state.children.values() if child.started_event_id]
     endings: dict[int, chains.Ending] = {}
     for child in pending:

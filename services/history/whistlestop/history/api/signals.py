@@ -10,17 +10,17 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS, links
-from whistlestop.history.api.start import MAX_CONFLICTS, Start, check_interval, check_version, first_of_chain
-from whistlestop.history.core.chain import id_policies
+from whistlestop.history.api.start import Start, check_version, first_of_chain, next_step
 from whistlestop.history.core.chain import start as core_start
-from whistlestop.history.core.chain.id_policies import Verdict
 from whistlestop.history.core.signal import decide as signal
-from whistlestop.storage.errors import CurrentConflict
+from whistlestop.history.engine import changes
+from whistlestop.history.engine.changes import Next
 
 if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.engine.engine import Entry
     from whistlestop.history.service import History
 
 SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
@@ -120,32 +120,37 @@ async def signal_with_start_workflow_execution(
     replaces = request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING or (
         request.workflow_id_reuse_policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
     )
-    for _ in range(MAX_CONFLICTS):
-        run, started = None, False
-        if not replaces:
-            run = await _signal_current(service, request, digest, context)
-        if run is None:
-            run = await _start_with_signal(starting, digest)
-            started = True
-        if run is not None:
-            run_id = run.key.run_id
-            if not started and request.request_id in run.state.signal_request_ids:
-                run_id = await _started_by(service, run, request.request_id)
-            return service_pb.SignalWithStartWorkflowExecutionResponse(
-                run_id=run_id,
-                first_execution_run_id=run.state.first_run_id,
-                started=started,
-                signal_link=links.to_request(
-                    context.namespace, request.workflow_id, run_id, request.request_id, SIGNALED
-                ),
-            )
-    raise ServiceError(Code.UNAVAILABLE, f"workflow {request.workflow_id} is too busy; try again")
+    engine = service.engine
+
+    async def resolve(entry: Entry) -> tuple[Run, bool] | Next:
+        if signal.is_same_request(entry.state, request.request_id, digest):
+            return engine.run_of(entry), True  # The request started this run, and was sent again.
+        step = next_step(starting, entry.state)
+        if step is not None:
+            return step
+        signaled = await _signal_current(service, request, digest, context)
+        return Next.LOOK_AGAIN if signaled is None else (signaled, False)
+
+    signaled = None if replaces else await _signal_current(service, request, digest, context)
+    if signaled is None:
+        answer = await changes.create(engine, starting.new_run, resolve)
+        run, started = answer if isinstance(answer, tuple) else (answer, True)
+    else:
+        run, started = signaled, False
+    run_id = run.key.run_id
+    if not started and request.request_id in run.state.signal_request_ids:
+        run_id = await _started_by(service, run, request.request_id)
+    return service_pb.SignalWithStartWorkflowExecutionResponse(
+        run_id=run_id,
+        first_execution_run_id=run.state.first_run_id,
+        started=started,
+        signal_link=links.to_request(context.namespace, request.workflow_id, run_id, request.request_id, SIGNALED),
+    )
 
 
 async def _started_by(service: History, run: Run, request_id: str) -> str:
     """Return the run that this request started if `run` belongs to its chain; otherwise `run`."""
-    engine = service.engine
-    first = await first_of_chain(engine, await engine.load(run.key))
+    first = await first_of_chain(service.engine, run.state)
     return run.key.run_id if first is None or first.state.create_request_id != request_id else first.key.run_id
 
 
@@ -188,33 +193,6 @@ async def _signal_current(
             raise
         return None
     return run
-
-
-async def _start_with_signal(starting: Start, digest: int) -> Run | None:
-    """Return the new run, or None when the workflow id was taken meanwhile. Raise ALREADY_EXISTS."""
-    request = starting.request
-    expected: str | None = None
-    for _ in range(2):
-        try:
-            return await starting.create(expected)
-        except CurrentConflict as conflict:
-            if conflict.current is None:
-                return None
-            entry = await starting.current(conflict.current.run_id)
-        if entry is None:
-            return None
-        if signal.is_same_request(entry.state, request.request_id, digest):
-            # The request started this run, and was sent again.
-            return starting.service.engine.run_of(entry)
-        verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
-        if verdict is not Verdict.USE_EXISTING:
-            check_interval(starting, entry.state, replaces=verdict is Verdict.TERMINATE)
-        if verdict is Verdict.TERMINATE:
-            return await starting.replace(entry)
-        if verdict is Verdict.USE_EXISTING:
-            return None
-        expected = entry.key.run_id
-    return None
 
 
 METHODS["SignalWorkflowExecution"] = signal_workflow_execution

@@ -51,9 +51,7 @@ class Standalone:
         """Return the key of the run; the latest one without a run id. Raise NOT_FOUND."""
         engine = service.engine
         try:
-            return await engine.resolve(
-                context.namespace_id, self.workflow_id(user_id), run_id, fresh=not engine.exclusive
-            )
+            return await engine.resolve(context.namespace_id, self.workflow_id(user_id), run_id)
         except ServiceError as error:
             raise self._with_user_id(error, user_id) from None
 
@@ -119,9 +117,7 @@ class Standalone:
         except Unreadable:
             await rebuilding.end_and_delete(service.engine, namespace_id, self.workflow_id(user_id), run_id)
             return
-        async with service.engine.lock(run.key):
-            await service.store.delete_execution(run.key)
-            service.engine.forget(run.key)
+        await service.engine.delete(run.key)
 
     def deadline(self, service: History, context: CallContext) -> int:
         """Return when a waiting caller is answered that there is nothing new (steady clock, nanoseconds)."""

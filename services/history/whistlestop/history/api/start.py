@@ -21,10 +21,9 @@ from whistlestop.history.core.chain import id_policies
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.chain.id_policies import Verdict
 from whistlestop.history.core.operations import options
-from whistlestop.history.core.workflow import close
 from whistlestop.history.core.workflow_task import decide as workflow_task
-from whistlestop.history.engine import chains
-from whistlestop.storage.errors import CurrentConflict, VersionConflict
+from whistlestop.history.engine import changes
+from whistlestop.history.engine.changes import Next
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from whistlestop.history.engine.engine import Engine, Entry
     from whistlestop.history.service import History
 
-MAX_CONFLICTS = 20
 MAX_EARLIER_RUNS = 10
 """The maximum of runs in a chain that are searched for a repeated request."""
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
@@ -88,37 +86,11 @@ class Start:
     context: CallContext
     prepare: Callable[[Run], None]
 
-    async def create(self, expected_current_run_id: str | None, *, instead_of: Run | None = None) -> Run:
-        """Commit a new run, terminating `instead_of` in the same commit. Raise CurrentConflict or VersionConflict."""
-        run = new_run(self.service, self.request, self.context, expected_current_run_id)
+    def new_run(self, follows: str | None) -> Run:
+        """Return a new run that is not stored yet. `follows` is the run that holds the workflow id so far, if any."""
+        run = new_run(self.service, self.request, self.context, follows)
         self.prepare(run)
-        if instead_of is not None:
-            close.terminate_for(instead_of, run.key.run_id)
-        await self.service.engine.commit(run, also=instead_of)
         return run
-
-    async def current(self, run_id: str) -> Entry | None:
-        """Return the run that holds the workflow id, as stored now; None when it has just been deleted."""
-        key = ExecutionKey(self.context.namespace_id, self.request.workflow_id, run_id)
-        try:
-            return await self.service.engine.read(key)
-        except ServiceError as error:
-            if error.code is not Code.NOT_FOUND:
-                raise
-            return None
-
-    async def replace(self, entry: Entry) -> Run | None:
-        """Terminate the open run and start the new one; return None when the open one has closed meanwhile."""
-        engine = self.service.engine
-        async with engine.lock(entry.key):
-            old = engine.run_of(await engine.load(entry.key, fresh=not engine.exclusive))
-            if not old.is_open:
-                return None
-            try:
-                return await self.create(old.key.run_id, instead_of=old)
-            except (CurrentConflict, VersionConflict):
-                engine.forget(entry.key)
-                return None
 
 
 async def start_workflow_execution(
@@ -144,40 +116,35 @@ async def start_workflow_execution(
 async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None]:
     """Return the reply, and the run if this request started it (otherwise None). Raise ALREADY_EXISTS."""
     await check_version(starting.service, starting.request, starting.context)
-    expected: str | None = None
-    for _ in range(MAX_CONFLICTS):
-        try:
-            run = await starting.create(expected)
-        except CurrentConflict as conflict:
-            if conflict.current is None:
-                expected = None
-                continue
-            entry = await starting.current(conflict.current.run_id)
-            if entry is None:
-                continue
-        else:
-            return _started(starting, run.state), run
-        deduplicated = await _seen_before(starting, entry)
-        if deduplicated is not None:
-            return deduplicated
-        request = starting.request
-        verdict = id_policies.decide(entry.state, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
-        if verdict is not Verdict.USE_EXISTING:
-            check_interval(starting, entry.state, replaces=verdict is Verdict.TERMINATE)
-        if verdict is Verdict.START:
-            expected = entry.key.run_id
-        elif verdict is Verdict.TERMINATE:
-            replacing = await starting.replace(entry)
-            if replacing is not None:
-                return _started(starting, replacing.state), replacing
-        else:
-            reply = await _use_existing(starting, entry)
-            if reply is not None:
-                return reply, None
-    raise ServiceError(Code.UNAVAILABLE, f"workflow {starting.request.workflow_id} is too busy; try again")
+
+    async def resolve(entry: Entry) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None] | Next:
+        answer = await _seen_before(starting, entry)
+        if answer is not None:
+            return answer
+        step = next_step(starting, entry.state)
+        if step is not None:
+            return step
+        reply = await _use_existing(starting, entry)
+        return Next.LOOK_AGAIN if reply is None else (reply, None)
+
+    answer = await changes.create(starting.service.engine, starting.new_run, resolve)
+    return answer if isinstance(answer, tuple) else (_started(starting, answer.state), answer)
 
 
-def check_interval(starting: Start, current: MutableState, *, replaces: bool) -> None:
+def next_step(starting: Start, current: MutableState) -> Next | None:
+    """Return what the id policies say about the run that holds the workflow id; None if it is to be used.
+
+    Raise ALREADY_EXISTS, and RESOURCE_EXHAUSTED for a run that follows its predecessor too soon.
+    """
+    request = starting.request
+    verdict = id_policies.decide(current, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
+    if verdict is Verdict.USE_EXISTING:
+        return None
+    _check_interval(starting, current, replaces=verdict is Verdict.TERMINATE)
+    return Next.REPLACE if verdict is Verdict.TERMINATE else Next.FOLLOW
+
+
+def _check_interval(starting: Start, current: MutableState, *, replaces: bool) -> None:
     """Raise RESOURCE_EXHAUSTED for a run that follows its predecessor too soon, where that is configured."""
     service = starting.service
     limits = service.limits.of(starting.context.namespace)
@@ -225,14 +192,14 @@ async def _run_before(starting: Start, entry: Entry) -> Entry | None:
     run; only for such a request are more of them read.
     """
     engine, request = starting.service.engine, starting.request
-    first = await first_of_chain(engine, entry)
+    first = await first_of_chain(engine, entry.state)
     if first is not None and first.state.create_request_id == request.request_id:
         return first
     if request.on_conflict_options.attach_request_id:
         for _ in range(MAX_EARLIER_RUNS):
             run_id = entry.state.continued_run_id
             key = ExecutionKey(entry.key.namespace_id, entry.key.workflow_id, run_id)
-            before = await chains.entry_of(engine, key) if run_id else None
+            before = await engine.read_if_any(key) if run_id else None
             if before is None:
                 break
             if request.request_id in before.state.request_ids:
@@ -241,12 +208,11 @@ async def _run_before(starting: Start, entry: Entry) -> Entry | None:
     return None
 
 
-async def first_of_chain(engine: Engine, entry: Entry) -> Entry | None:
-    """Return the first run of the chain of `entry`; None when that is `entry` itself or does not exist."""
-    first_run_id = entry.state.first_run_id
-    if first_run_id in ("", entry.key.run_id):
+async def first_of_chain(engine: Engine, state: MutableState) -> Entry | None:
+    """Return the first run of the chain of this one; None when it is this one itself or does not exist."""
+    if state.first_run_id in ("", state.run_id):
         return None
-    return await chains.entry_of(engine, ExecutionKey(entry.key.namespace_id, entry.key.workflow_id, first_run_id))
+    return await engine.read_if_any(ExecutionKey(state.namespace_id, state.workflow_id, state.first_run_id))
 
 
 def _request_link(starting: Start, state: MutableState) -> common_pb.Link:

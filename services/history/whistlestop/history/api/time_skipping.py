@@ -39,9 +39,7 @@ async def poll_workflow_execution_time_skipping(
     """Return how the fast-forward ended; POLL_TIMEOUT when it has not by the deadline. Raise NOT_FOUND."""
     engine = service.engine
     execution = request.workflow_execution
-    key = await engine.resolve(
-        context.namespace_id, execution.workflow_id, execution.run_id, fresh=not engine.exclusive
-    )
+    key = await engine.resolve(context.namespace_id, execution.workflow_id, execution.run_id)
     deadline_ns = deadline(service, context)
     target: common_pb.TimeSkippingFastForwardInfo | None = None
     while True:

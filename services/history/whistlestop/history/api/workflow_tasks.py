@@ -101,7 +101,7 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
     reply.messages.extend(run.outgoing_messages)
     await queries.attach(service, run, reply)
     first = state.last_completed_started_event_id + 1 if partial else 1
-    entry = await service.engine.load(run.key)
+    entry = await service.engine.entry_of(run)
     unwritten = workflow_task.unwritten_events(run)
     suffix = history_pb.History(events=unwritten).SerializeToString() if unwritten else b""
     limits = service.limits.of(state.namespace)

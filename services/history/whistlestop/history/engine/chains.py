@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.engine import histories
@@ -13,7 +12,7 @@ from whistlestop.storage.records import ExecutionKey
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.history.engine.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine
 
 MAX_RUNS = 100
 """The maximum number of runs of one chain that are followed."""
@@ -32,11 +31,11 @@ async def ending(engine: Engine, namespace_id: str, workflow_id: str, first_run_
     run_id = first_run_id
     current = await engine.store.get_current(namespace_id, workflow_id)
     if current is not None:
-        entry = await entry_of(engine, ExecutionKey(namespace_id, workflow_id, current.run_id))
+        entry = await engine.read_if_any(ExecutionKey(namespace_id, workflow_id, current.run_id))
         if entry is not None and entry.state.first_run_id == first_run_id:
             run_id = current.run_id
     for _ in range(MAX_RUNS):
-        entry = await entry_of(engine, ExecutionKey(namespace_id, workflow_id, run_id))
+        entry = await engine.read_if_any(ExecutionKey(namespace_id, workflow_id, run_id))
         if entry is None:
             return Ending(run_id, None)
         state = entry.state
@@ -47,13 +46,3 @@ async def ending(engine: Engine, namespace_id: str, workflow_id: str, first_run_
             return Ending(run_id, event)
         run_id = state.new_run_id or state.reset_run_id
     return None
-
-
-async def entry_of(engine: Engine, key: ExecutionKey) -> Entry | None:
-    """Return the run as stored now; None when it does not exist."""
-    try:
-        return await engine.read(key)
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-        return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import field
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
@@ -33,7 +32,8 @@ from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.core.transition.records import records_of
 from whistlestop.history.core.transition.run import Run, StartEventNeeded
 from whistlestop.history.core.versioning import decide as versioning
-from whistlestop.history.engine import pinning
+from whistlestop.history.engine import histories, pinning
+from whistlestop.history.engine.conflicts import MAX_CONFLICTS, too_busy
 from whistlestop.history.engine.indexed_batches import IndexedBatches
 from whistlestop.history.nexus.circuit_breakers import CircuitBreakers
 from whistlestop.history.transfers import push
@@ -46,8 +46,9 @@ from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from temporalio.api.history.v1 import message_pb2 as history_pb
     from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
     from whistlestop.common.clock import Clock
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-MAX_CONFLICTS = 20
 RECENT_BYTES = 256 * 1024
 MANY_EVENTS = 500
 """A commit with more events is serialised off the event loop."""
@@ -180,25 +180,23 @@ class Engine:
             self._locks[key] = lock
         return lock
 
-    @asynccontextmanager
-    async def locked(self, *keys: ExecutionKey) -> AsyncIterator[None]:
-        """Hold the locks of several runs, which are always taken in the same order; none without keys."""
-        async with AsyncExitStack() as stack:
-            for key in sorted(set(keys), key=lambda key: (key.namespace_id, key.workflow_id, key.run_id)):
-                await stack.enter_async_context(self.lock(key))
-            yield
+    async def in_turn(self, key: ExecutionKey, work: Callable[[], Awaitable[T]]) -> T:
+        """Await `work` while no request of this process changes that run; return its result and raise its errors."""
+        async with self.lock(key):
+            return await work()
 
-    async def resolve(
-        self, namespace_id: str, workflow_id: str, run_id: str = "", *, fresh: bool = False, guarded: bool = False
-    ) -> ExecutionKey:
-        """Return the key of that run, or of the current one when `run_id` is empty. Raise NOT_FOUND.
+    async def resolve(self, namespace_id: str, workflow_id: str, run_id: str = "") -> ExecutionKey:
+        """Return the key of that run, or of the current one when `run_id` is empty. Raise NOT_FOUND."""
+        return await self._resolve(namespace_id, workflow_id, run_id, believed=self.exclusive)
 
-        The remembered current run is used if no other process writes, or if the caller is `guarded`: it commits to that
-        run as an open one (an open run is always the current one), or else asks again with `fresh`.
+    async def _resolve(self, namespace_id: str, workflow_id: str, run_id: str, *, believed: bool) -> ExecutionKey:
+        """Return the key of that run, or of the current one: the remembered one, if that is `believed`.
+
+        It may be, if no other process writes, or by a caller that commits to that run as an open one (an open run is
+        always the current one), or else asks again.
         """
         if run_id:
             return ExecutionKey(namespace_id, workflow_id, run_id)
-        believed = (self.exclusive or guarded) and not fresh
         known = self._current.get((namespace_id, workflow_id)) if believed else None
         if known is None:
             changes = self._changes
@@ -216,7 +214,7 @@ class Engine:
         if len(self._current) > 20_000:
             self._current.popitem(last=False)
 
-    async def load(self, key: ExecutionKey, *, fresh: bool = False) -> Entry:
+    async def _load(self, key: ExecutionKey, *, fresh: bool) -> Entry:
         """Return the run's entry, from the cache unless `fresh`. Raise NOT_FOUND, or Unreadable for a damaged state."""
         entry = None if fresh else self._cache.get(key)
         if entry is not None:
@@ -252,16 +250,39 @@ class Engine:
         If `subscription` (to the run's topic) only reported commits of this process, their result is taken from
         the cache: no other process has reported a write since.
         """
-        return await self.load(key, fresh=not self.exclusive and (subscription is None or subscription.remote))
+        return await self._load(key, fresh=not self.exclusive and (subscription is None or subscription.remote))
+
+    async def read_if_any(self, key: ExecutionKey) -> Entry | None:
+        """Return the run's entry, as stored now; None when the run does not exist."""
+        try:
+            return await self.read(key)
+        except ServiceError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return None
 
     async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Entry:
         """Return that run, or the current one, for a reader, as it was at some moment of the call. Raise NOT_FOUND."""
-        for _ in range(MAX_CONFLICTS):
-            key = await self.resolve(namespace_id, workflow_id, run_id, fresh=not self.exclusive)
+
+        async def look(key: ExecutionKey) -> Entry | None:
             entry = await self.read(key)
-            if run_id or not entry.state.close_ns or not await self.is_succeeded(key):
-                return entry
-        raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
+            return entry if run_id or not entry.state.close_ns or not await self.is_succeeded(key) else None
+
+        return await self.look(namespace_id, workflow_id, run_id, look)
+
+    async def look(
+        self, namespace_id: str, workflow_id: str, run_id: str, look: Callable[[ExecutionKey], Awaitable[T | None]]
+    ) -> T:
+        """Return what `look` finds at that run, or at the current one when `run_id` is empty.
+
+        `look` returns None when another run holds the workflow id by now (see `is_succeeded`): then that one is looked
+        at. Raise NOT_FOUND, what `look` raises, and UNAVAILABLE when that happens too often.
+        """
+        for _ in range(MAX_CONFLICTS):
+            found = await look(await self.resolve(namespace_id, workflow_id, run_id))
+            if found is not None:
+                return found
+        raise too_busy(workflow_id)
 
     async def is_succeeded(self, key: ExecutionKey) -> bool:
         """Return whether another run holds the workflow id by now.
@@ -279,6 +300,26 @@ class Engine:
     def peek(self, key: ExecutionKey) -> Entry | None:
         """Return the cached entry, at least as new as this process's last commit; None when the run is not cached."""
         return self._cache.get(key)
+
+    async def delete(self, key: ExecutionKey, timer: TimerTask | None = None) -> None:
+        """Delete everything stored of the run, and then the timer row that asked for it. Raise StorageError."""
+        async with self.lock(key):
+            await self.store.delete_execution(key)
+            self.forget(key)
+            if timer is not None:
+                await self.store.delete_timer(timer)
+
+    async def event(self, run: Run, batch_id: int, event_id: int) -> history_pb.HistoryEvent:
+        """Return one event of the batch that begins with `batch_id`, of a run that was read before.
+
+        Raise NOT_FOUND when the run is gone, LookupError when its history does not have the event.
+        """
+        entry = self._cache.get(run.key) or await self._load(run.key, fresh=False)
+        return await histories.read_event(self, entry, batch_id, event_id)
+
+    async def entry_of(self, run: Run) -> Entry:
+        """Return the entry of a run that was read or committed before. Raise NOT_FOUND when it is gone."""
+        return self._cache.get(run.key) or await self._load(run.key, fresh=False)
 
     def forget(self, key: ExecutionKey) -> None:
         """Drop the run from the cache, if it is there."""
@@ -325,10 +366,10 @@ class Engine:
         """
         fresh = False
         for _ in range(MAX_CONFLICTS):
-            key = await self.resolve(namespace_id, workflow_id, run_id, fresh=fresh, guarded=True)
+            key = await self._resolve(namespace_id, workflow_id, run_id, believed=not fresh)
             async with self.lock(key):
                 try:
-                    entry = await self._load(key, fresh=fresh, repairs=repairs)
+                    entry = await self._load_to_change(key, fresh=fresh, repairs=repairs)
                 except ServiceError:
                     if run_id or fresh:
                         raise
@@ -364,26 +405,17 @@ class Engine:
                 if excess:
                     raise ServiceError(Code.INVALID_ARGUMENT, excess)
                 return run, reply
-        raise ServiceError(Code.UNAVAILABLE, f"workflow {workflow_id} is too busy; try again")
+        raise too_busy(workflow_id)
 
-    async def _load(self, key: ExecutionKey, *, fresh: bool, repairs: bool) -> Entry:
+    async def _load_to_change(self, key: ExecutionKey, *, fresh: bool, repairs: bool) -> Entry:
         try:
-            return await self.load(key, fresh=fresh)
+            return await self._load(key, fresh=fresh)
         except Unreadable:
             if not repairs:
                 raise
         from whistlestop.history.engine import rebuilding
 
         return await rebuilding.entry_of(self, key)
-
-    async def again(self, key: ExecutionKey, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Make an attempt to commit to that run, and repeat it on conflicts. Raise UNAVAILABLE after too many."""
-        for _ in range(MAX_CONFLICTS):
-            try:
-                return await attempt()
-            except (VersionConflict, CurrentConflict):
-                self.forget(key)
-        raise ServiceError(Code.UNAVAILABLE, "too many conflicts")
 
     async def _decide(self, run: Run, entry: Entry, decide: Callable[[Run], T], *, is_long: bool) -> T:
         """Decide; if the run's first event is needed, read it and decide again."""
@@ -396,8 +428,6 @@ class Engine:
 
     async def read_first_event(self, run: Run, entry: Entry) -> None:
         """Read the run's first event into `run.start_event`, unless it is there. Raise StorageError."""
-        from whistlestop.history.engine import histories
-
         if run.start_event is None:
             run.start_event = await histories.read_event(self, entry, 1, 1)
 
@@ -410,16 +440,13 @@ class Engine:
             closed_ns = run.state.close_ns - skipped_ns(run.state)
             run.retention_timer = TimerTask("retention", run.slot, run.key, closed_ns + retention_ns)
 
-    async def commit(
-        self, run: Run, *, also: Run | Sequence[Run] | None = None, done: TransferTask | None = None
-    ) -> None:
-        """Commit what was decided on `run`, its next run, and `also` (another run, or several).
+    async def commit(self, *changed: Run, done: TransferTask | None = None) -> None:
+        """Commit what was decided on these runs, and the runs that continue them.
 
         Raise VersionConflict or CurrentConflict for the caller to decide again. Other errors of the store become a
         ServiceError; after UNAVAILABLE it is unknown whether the commit took place.
         """
-        others = (also,) if isinstance(also, Run) else also or ()
-        runs = [each for each in (*others, run, run.next_run) if each is not None]
+        runs = [each for run in changed for each in (run, run.next_run) if each is not None]
         for each in runs:
             await self._keep_until(each)
             if each.tasks_added:

@@ -48,11 +48,9 @@ async def end_and_delete(engine: Engine, namespace_id: str, workflow_id: str, ru
     except Exception as error:
         if not _is_damage(error):
             raise
-        key = await engine.resolve(namespace_id, workflow_id, run_id, fresh=True)
+        key = await engine.resolve(namespace_id, workflow_id, run_id)
         _log.exception("workflow %s, run %s can't be terminated: it is deleted all the same", workflow_id, key.run_id)
-    async with engine.lock(key):
-        await engine.store.delete_execution(key)
-        engine.forget(key)
+    await engine.delete(key)
     row = (key.namespace_id, key.workflow_id, key.run_id)
     for table, of_row in (("executions", row), ("timer_tasks", (*row, "execution"))):
         if engine.aside.is_noted(table, of_row):

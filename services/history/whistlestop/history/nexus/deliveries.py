@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
@@ -13,6 +13,7 @@ from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import system as system_nexus
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, timestamp_ns
 from whistlestop.history.core.transition.clock import skipped_ns
+from whistlestop.history.engine import changes
 from whistlestop.history.nexus import callbacks as nexus_callbacks
 from whistlestop.history.nexus import external_endpoints, system_operations
 from whistlestop.history.nexus import http as nexus_http
@@ -22,17 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeAlias
 
-    from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
     from whistlestop.common.proto.nexus_pb2 import OperationToken
     from whistlestop.history.core.state_pb2 import NexusOperation, TransferData
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.engine.changes import Changes
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 
     Rest: TypeAlias = Callable[[], Awaitable[None]]
 
+T = TypeVar("T")
 OPERATION_HEADER = "nexus-operation-token"
 _START, _CANCEL, _CALLBACK = nexus_operations.START_KIND, nexus_operations.CANCEL_KIND, callbacks.KIND
 KINDS = frozenset({_START, _CANCEL, _CALLBACK})
@@ -62,7 +64,8 @@ async def deliver(service: History, task: TransferTask, data: TransferData) -> R
 
 async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> Rest | None:
     record: external_endpoints.Record | None = None
-    run, operation = await _wanted(service, task, data, cancel=cancel)
+    run = await _run_of(service, task.key)
+    operation = _wanted(run, data, cancel=cancel)
     if run is not None and operation is not None:
         if operation.endpoint == system_nexus.ENDPOINT:
             # No lock is held: the call may come back to this run.
@@ -71,8 +74,13 @@ async def _request(service: History, task: TransferTask, data: TransferData, *, 
             _admit(service, task.key.namespace_id, *nexus_operations.destination_of(operation, cancel=cancel))
         if record is None and (url := await external_endpoints.address(service, operation)):
             return partial(_request_external, service, task, data, url, cancel=cancel)
-    await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
+    await _change(service, task, partial(_note, service, task=task, data=data, record=record, cancel=cancel))
     return None
+
+
+async def _change(service: History, task: TransferTask, attempt: Callable[[Changes], Awaitable[T]]) -> T:
+    """Commit what the attempt changes, and delete the transfer task in the same commit. Return its answer."""
+    return await changes.change_together(service.engine, attempt, workflow_id=task.key.workflow_id, done=task)
 
 
 def _admit(service: History, namespace_id: str, kind: str, destination: str) -> None:
@@ -85,59 +93,51 @@ def _admit(service: History, namespace_id: str, kind: str, destination: str) -> 
 async def _request_external(
     service: History, task: TransferTask, data: TransferData, url: str, *, cancel: bool
 ) -> None:
-    run, operation = await _wanted(service, task, data, cancel=cancel)
+    run = await _run_of(service, task.key)
+    operation = _wanted(run, data, cancel=cancel)
     if run is None or operation is None:
         await service.store.delete_transfer_task(task)
         return
     record = await external_endpoints.request(service, run, operation, url, cancel=cancel)
     # Others commit to the run meanwhile: then only the recording is repeated, not the request.
-    await service.engine.again(task.key, partial(_note, service, task, data, record, cancel=cancel))
+    await _change(service, task, partial(_note, service, task=task, data=data, record=record, cancel=cancel))
 
 
 async def _note(
-    service: History, task: TransferTask, data: TransferData, record: external_endpoints.Record | None, *, cancel: bool
+    service: History,
+    change: Changes,
+    task: TransferTask,
+    data: TransferData,
+    record: external_endpoints.Record | None,
+    *,
+    cancel: bool,
 ) -> None:
-    """Commit the outcome of the request, or put it on the task queue of the endpoint's workers."""
-    engine = service.engine
-    async with engine.lock(task.key):
-        run, operation = await _wanted(service, task, data, cancel=cancel)
-        if run is None or operation is None:
-            await service.store.delete_transfer_task(task)
-            return
-        if record is not None:
-            record(run, operation)
-            await engine.commit(run, done=task)
-            return
-        target, failure = await _target(service, operation.endpoint_id, operation.endpoint)
-        if target is not None:
-            run.bookkeeping = True
-            nexus_operations.dispatch(run, operation, target, cancel=cancel)
-        else:
-            nexus_operations.refused(run, operation, failure, cancel=cancel)
-        await engine.commit(run, done=task)
+    """Record the outcome of the request, or put it on the task queue of the endpoint's workers."""
+    run = await change.get(task.key)
+    operation = _wanted(run, data, cancel=cancel)
+    if run is None or operation is None:
+        return
+    if record is not None:
+        record(run, operation)
+        return
+    target, failure = await _target(service, operation.endpoint_id, operation.endpoint)
+    if target is not None:
+        run.bookkeeping = True
+        nexus_operations.dispatch(run, operation, target, cancel=cancel)
+    else:
+        nexus_operations.refused(run, operation, failure, cancel=cancel)
 
 
-async def _wanted(
-    service: History, task: TransferTask, data: TransferData, *, cancel: bool
-) -> tuple[Run | None, NexusOperation | None]:
-    """Return the run and its operation, if the request still has to be made; otherwise None for both."""
-    run = await _run_of(service, task.key)
+def _wanted(run: Run | None, data: TransferData, *, cancel: bool) -> NexusOperation | None:
+    """Return the run's operation, if the request still has to be made; otherwise None."""
     operation = run.state.nexus_operations.get(data.initiated_event_id) if run is not None and run.is_open else None
-    if operation is None or not nexus_operations.is_wanted(operation, cancel=cancel):
-        return None, None
-    return run, operation
+    return operation if operation is not None and nexus_operations.is_wanted(operation, cancel=cancel) else None
 
 
 async def _run_of(service: History, key: ExecutionKey) -> Run | None:
-    """Return a working copy of the run; None when it is gone."""
-    engine = service.engine
-    try:
-        entry = await engine.load(key, fresh=not engine.exclusive)
-    except ServiceError as error:
-        if error.code is Code.NOT_FOUND:
-            return None
-        raise
-    return engine.run_of(entry)
+    """Return a working copy of the run, to be read only; None when the run is gone."""
+    entry = await service.engine.read_if_any(key)
+    return None if entry is None else service.engine.run_of(entry)
 
 
 async def _target(
@@ -169,34 +169,42 @@ async def _call_back(service: History, task: TransferTask, data: TransferData) -
     callback = run.state.completion_callbacks[data.callback_index].nexus
     if not nexus_callbacks.stays_here(run.state, run.limits, callback):
         return partial(_call_external, service, task, data)
-    await service.engine.again(task.key, partial(_call_caller, service, task, data, callback))
+    token = nexus_callbacks.parse_token(nexus_callbacks.header_of(callback, nexus_callbacks.CALLBACK_HEADER))
+    if token is None:
+        refusal = nexus_http.Refused("invalid callback token", retryable=False)
+        await _change(service, task, partial(_settle, task=task, data=data, refusal=refusal))
+        return None
+    operation_token = nexus_callbacks.header_of(callback, OPERATION_HEADER)
+
+    async def attempt(change: Changes) -> None:
+        await _call_caller(service, change, task, data, token, operation_token)
+
+    await _change(service, task, attempt)
     return None
 
 
 async def _call_caller(
-    service: History, task: TransferTask, data: TransferData, callback: common_pb.Callback.Nexus
+    service: History,
+    change: Changes,
+    task: TransferTask,
+    data: TransferData,
+    token: OperationToken,
+    operation_token: str,
 ) -> None:
     """Complete an operation within this server, in one commit of both runs."""
-    engine = service.engine
-    token = nexus_callbacks.parse_token(nexus_callbacks.header_of(callback, nexus_callbacks.CALLBACK_HEADER))
-    if token is None:
-        await _settle(service, task, data, nexus_http.Refused("invalid callback token", retryable=False))
-        return
     target, led_to = await _waiting_run(service, token)
-    async with engine.locked(task.key, *([target] if target is not None else [])):
-        run = await _run_of(service, task.key)
-        if run is None or not callbacks.is_owed(run.state, data.callback_index):
-            await service.store.delete_transfer_task(task)
-            return
-        caller = await _run_of(service, target) if target is not None else None
-        refusal = _notify_caller(
-            run, caller, token, data, nexus_callbacks.header_of(callback, OPERATION_HEADER), led_to
-        )
-        if refusal:
-            callbacks.failed(run, data.callback_index, refusal)
-        else:
-            callbacks.succeeded(run, data.callback_index)
-        await engine.commit(run, also=caller if not refusal else None, done=task)
+    await change.hold({task.key} if target is None else {task.key, target})
+    run = await change.get(task.key)
+    if run is None or not callbacks.is_owed(run.state, data.callback_index):
+        return
+    caller = await change.get(target) if target is not None else None
+    refusal = _notify_caller(run, caller, token, data, operation_token, led_to)
+    if refusal:
+        if caller is not None and caller is not run:
+            change.discard(caller)
+        callbacks.failed(run, data.callback_index, refusal)
+    else:
+        callbacks.succeeded(run, data.callback_index)
 
 
 async def _call_external(service: History, task: TransferTask, data: TransferData) -> None:
@@ -218,26 +226,25 @@ async def _call_external(service: History, task: TransferTask, data: TransferDat
     timeout_s = run.limits.callback_request_timeout_ns / SECOND_NS
     refusal = await nexus_http.complete(service.outbound, callback.url, dict(callback.header), completion, timeout_s)
     service.engine.breakers.report(breaker, failed=refusal is not None and refusal.retryable)
-    await service.engine.again(task.key, partial(_settle, service, task, data, refusal))
+    again_ns = await _change(service, task, partial(_settle, task=task, data=data, refusal=refusal))
+    if again_ns:
+        raise PutOff(again_ns)
 
 
-async def _settle(service: History, task: TransferTask, data: TransferData, refusal: nexus_http.Refused | None) -> None:
-    """Record the outcome of an attempt. Raise PutOff when it has to be retried."""
-    async with service.engine.lock(task.key):
-        run = await _run_of(service, task.key)
-        if run is None or not callbacks.is_owed(run.state, data.callback_index):
-            await service.store.delete_transfer_task(task)
-            return
-        if refusal is None:
-            callbacks.succeeded(run, data.callback_index)
-        elif not refusal.retryable:
-            callbacks.failed(run, data.callback_index, refusal.message)
-        else:
-            deadline_ns = callbacks.put_off(run, data.callback_index, refusal.message)
-            await service.engine.commit(run)
-            # By the server's clock: the run's own may be ahead.
-            raise PutOff(deadline_ns - skipped_ns(run.state))
-        await service.engine.commit(run, done=task)
+async def _settle(change: Changes, task: TransferTask, data: TransferData, refusal: nexus_http.Refused | None) -> int:
+    """Record the outcome of an attempt. Return when it has to be retried (server's clock, nanoseconds); 0 for never."""
+    run = await change.get(task.key)
+    if run is None or not callbacks.is_owed(run.state, data.callback_index):
+        return 0
+    if refusal is None:
+        callbacks.succeeded(run, data.callback_index)
+    elif not refusal.retryable:
+        callbacks.failed(run, data.callback_index, refusal.message)
+    else:
+        deadline_ns = callbacks.put_off(run, data.callback_index, refusal.message)
+        change.done = None
+        return deadline_ns - skipped_ns(run.state)  # The run's own clock may be ahead.
+    return 0
 
 
 async def _waiting_run(service: History, token: OperationToken) -> tuple[ExecutionKey | None, str]:
@@ -246,7 +253,7 @@ async def _waiting_run(service: History, token: OperationToken) -> tuple[Executi
     run = await _run_of(service, key)
     if run is None or not run.is_open or token.scheduled_event_id not in run.state.nexus_operations:
         try:
-            key = await service.engine.resolve(token.namespace_id, token.workflow_id, fresh=True)
+            key = await service.engine.resolve(token.namespace_id, token.workflow_id)
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise

@@ -14,7 +14,6 @@ from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS
-from whistlestop.history.engine import histories
 from whistlestop.history.nexus import http as nexus_http
 from whistlestop.history.nexus.callbacks import CALLBACK_HEADER, callback_url, token_of
 from whistlestop.net.outbound import BadRequest, NoAnswer
@@ -48,10 +47,7 @@ async def request(service: History, run: Run, operation: NexusOperation, url: st
     left_ns, _ = nexus_operations.time_for(run, operation, cancel=cancel)
     if left_ns < run.limits.nexus_min_request_timeout_ns:
         return lambda run, operation: _out_of_time(run, operation, cancel=cancel)
-    entry = await service.engine.load(run.key)
-    scheduled = await histories.read_event(
-        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
-    )
+    scheduled = await service.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
     path = f"{url.rstrip('/')}/{quote(operation.service, safe='')}/{quote(operation.operation, safe='')}"
     callers = scheduled.nexus_operation_scheduled_event_attributes.nexus_header
     ours = {"Request-Timeout": f"{left_ns // MILLISECOND_NS}ms", "User-Agent": "temporalio/server"}

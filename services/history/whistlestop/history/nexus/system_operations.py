@@ -18,7 +18,6 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.api import METHODS
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import system as system_nexus
-from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import NexusOperation
@@ -40,10 +39,7 @@ async def call(service: History, run: Run, operation: NexusOperation) -> Record:
 async def _call(
     service: History, run: Run, operation: NexusOperation
 ) -> service_pb.SignalWithStartWorkflowExecutionResponse | ServiceError:
-    entry = await service.engine.load(run.key)
-    scheduled = await histories.read_event(
-        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
-    )
+    scheduled = await service.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     state = run.state
     link = common_pb.Link()

@@ -35,11 +35,10 @@ from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.workflow import cancel, close
-from whistlestop.history.engine import chains
+from whistlestop.history.engine import chains, changes
 from whistlestop.history.schedule import policy
 from whistlestop.history.schedule.schedule_pb2 import BufferedStart, ScheduleData
 from whistlestop.net.tasks.offload import off_loop
-from whistlestop.storage.errors import CurrentConflict, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask
 from whistlestop.storage.visibility import AttributeType
 
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.engine.changes import Changes
     from whistlestop.history.schedule.spec import CompiledSpec
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
@@ -70,7 +70,6 @@ OWN_ATTRIBUTES = (
     DIVISION_ATTRIBUTE, "BinaryChecksums", "BuildIds",
 )  # fmt: skip
 _REQUEST_IDS = uuid.UUID("5b0e6a5e-7d0f-5c1b-9f53-0c1d6a3f3a10")
-MAX_CONFLICTS = 20
 MAX_ROUNDS = 100
 _CLOSED = "workflow execution already completed"
 _STATUS_OF = {
@@ -100,36 +99,29 @@ def no_change(run: Run, data: ScheduleData) -> None:
     """Change nothing, so that only due work is done."""
 
 
-async def work(
-    service: History, key: ExecutionKey, decide: Decide = no_change, *, done: TransferTask | None = None
-) -> ScheduleData:
+async def work(service: History, key: ExecutionKey, decide: Decide = no_change) -> ScheduleData:
     """Do what is due, then what `decide` wants, and commit; repeat on a conflict.
 
-    Return the schedule's data afterwards.
-
-    `done` is a transfer task that this commit completes. Raise NOT_FOUND when the schedule is closed, UNAVAILABLE after
-    too many conflicts.
+    Return the schedule's data afterwards. Raise NOT_FOUND when the schedule is closed, UNAVAILABLE after too many
+    conflicts.
     """
-    engine = service.engine
-    fresh = not engine.exclusive
-    for _ in range(MAX_CONFLICTS):
-        async with engine.lock(key):
-            entry = await engine.load(key, fresh=fresh)
-            run = engine.run_of(entry)
-            if not run.is_open or not run.state.schedule:
-                raise not_found(_CLOSED)
-            turn = _Turn(service, run, nesting.parse(ScheduleData, run.state.schedule))
-            try:
-                await turn.run_to_end(decide)
-                if run.is_open:
-                    write(run, turn.data, await off_loop_if(turn.spec, outlook, turn.data, turn.spec, run.now_ns))
-                await engine.commit(run, also=turn.started, done=done)
-            except (VersionConflict, CurrentConflict):
-                engine.forget(key)
-                fresh = True
-                continue
-            return turn.data
-    raise ServiceError(Code.UNAVAILABLE, f"schedule {key.workflow_id} is too busy; try again")
+
+    async def attempt(change: Changes) -> ScheduleData:
+        return await _process(service, change, await change.run(key), decide)
+
+    return await changes.change_together(service.engine, attempt, workflow_id=key.workflow_id)
+
+
+async def _process(service: History, change: Changes, run: Run, decide: Decide) -> ScheduleData:
+    """Do what is due, then what `decide` wants; return the schedule's data. Raise NOT_FOUND when it is closed."""
+    if not run.is_open or not run.state.schedule:
+        raise not_found(_CLOSED)
+    turn = _Turn(service, run, nesting.parse(ScheduleData, run.state.schedule))
+    await turn.run_to_end(decide)
+    if run.is_open:
+        write(run, turn.data, await off_loop_if(turn.spec, outlook, turn.data, turn.spec, run.now_ns))
+    change.add(*turn.started)
+    return turn.data
 
 
 async def off_loop_if(spec: CompiledSpec | None, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
@@ -395,7 +387,7 @@ async def fire(service: History, timer: TimerTask) -> None:
     await service.store.delete_timer(timer)
 
 
-async def action_closed(service: History, task: TransferTask, data: TransferData) -> None:
+async def action_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Record in the schedule how a run that it started ended."""
     event = data.close_event
     status = _STATUS_OF.get(event.event_type, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED)
@@ -403,38 +395,20 @@ async def action_closed(service: History, task: TransferTask, data: TransferData
     def decide(run: Run, schedule: ScheduleData) -> None:
         policy.record_closed(schedule, task.key.workflow_id, data.target_run_id, status, event)
 
-    try:
-        key = await service.engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
-        await work(service, key, decide, done=task)
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-        await service.store.delete_transfer_task(task)
+    run = await change.current(data.target_namespace_id, data.target_workflow_id)
+    if run is not None and run.is_open and run.state.schedule:
+        await _process(service, change, run, decide)
 
 
-async def stop_action(service: History, task: TransferTask, data: TransferData) -> None:
-    """Cancel or terminate a run that blocks the next one. Raise VersionConflict if it continued in another run."""
-    engine = service.engine
-    try:
-        key = await engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
-        async with engine.lock(key):
-            run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
-            if not run.is_open and await engine.is_succeeded(key):
-                # It continued in another run before its lock was taken: that one is meant.
-                raise VersionConflict(key)
-            if run.is_open and run.state.first_run_id == data.target_run_id:
-                # The row's `namespace` field has the schedule's identity, because nothing else is needed here.
-                if task.kind == "schedule_terminate":
-                    close.terminate(run, reason="terminated by schedule overlap policy", identity=data.namespace)
-                else:
-                    cancel.request(
-                        run, cause="cancelled by schedule overlap policy", identity=data.namespace,
-                        request_id=data.request_id,
-                    )  # fmt: skip
-                if run.is_dirty:
-                    await engine.commit(run, done=task)
-                    return
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-    await service.store.delete_transfer_task(task)
+async def stop_action(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+    """Cancel or terminate a run that blocks the next one."""
+    run = await change.current(data.target_namespace_id, data.target_workflow_id)
+    if run is None or not run.is_open or run.state.first_run_id != data.target_run_id:
+        return
+    # The row's `namespace` field has the schedule's identity, because nothing else is needed here.
+    if task.kind == "schedule_terminate":
+        close.terminate(run, reason="terminated by schedule overlap policy", identity=data.namespace)
+    else:
+        cancel.request(
+            run, cause="cancelled by schedule overlap policy", identity=data.namespace, request_id=data.request_id
+        )

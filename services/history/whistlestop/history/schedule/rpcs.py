@@ -227,9 +227,7 @@ async def _make_canonical(schedule: schedule_pb.Schedule) -> None:
 
 
 async def _key(service: History, schedule_id: str, context: CallContext) -> ExecutionKey:
-    return await service.engine.resolve(
-        context.namespace_id, driver.workflow_id_of(schedule_id), fresh=not service.engine.exclusive
-    )
+    return await service.engine.resolve(context.namespace_id, driver.workflow_id_of(schedule_id))
 
 
 def _token(number: int) -> bytes:

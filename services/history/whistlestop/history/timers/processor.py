@@ -253,7 +253,4 @@ class TimerProcessor:
         """Delete a closed run whose retention is over."""
         if self._engine.clock.now_ns() < timer.fire_at_ns:
             return
-        async with self._engine.lock(timer.key):
-            await self._engine.store.delete_execution(timer.key)
-            self._engine.forget(timer.key)
-            await self._engine.store.delete_timer(timer)
+        await self._engine.delete(timer.key, timer)

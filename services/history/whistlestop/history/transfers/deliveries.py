@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
@@ -18,10 +17,10 @@ from whistlestop.history.core.external import decide as external
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.transition import worker_commands as core_worker_commands
 from whistlestop.history.core.workflow import close
-from whistlestop.history.engine import histories
+from whistlestop.history.engine import changes
+from whistlestop.history.engine.changes import Overtaken
 from whistlestop.history.nexus import deliveries as nexus_deliveries
 from whistlestop.history.transfers import push, worker_commands
-from whistlestop.storage.errors import VersionConflict
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -31,12 +30,14 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.state_pb2 import Child, MutableState
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.engine.changes import Changes
     from whistlestop.history.engine.engine import Engine
     from whistlestop.history.nexus.deliveries import Rest
     from whistlestop.history.service import History
     from whistlestop.storage.records import CurrentExecution, TransferTask
 
-MAX_CONFLICTS = 20
+MAX_RESETS = 20
+"""The maximum of resets, one after the other, along which a parent is followed."""
 HISTORY_SERVICE = "history-service"
 
 
@@ -54,87 +55,54 @@ async def deliver(service: History, task: TransferTask) -> Rest | None:
     if task.kind == core_worker_commands.KIND:
         await worker_commands.deliver(service, task, data)
         return None
-    await service.engine.again(task.key, partial(_KINDS[task.kind], service, task, data))
+
+    async def attempt(change: Changes) -> None:
+        await _KINDS[task.kind](service, change, task, data)
+
+    await changes.change_together(service.engine, attempt, workflow_id=data.target_workflow_id, done=task)
     return None
 
 
-async def _initiated(service: History, task: TransferTask, data: TransferData) -> history_pb.HistoryEvent:
-    entry = await service.engine.load(task.key, fresh=not service.engine.exclusive)
-    return await histories.read_event(service.engine, entry, data.initiated_event_batch_id, data.initiated_event_id)
-
-
-async def _sender(service: History, task: TransferTask) -> Run | None:
-    """Return a working copy of the run that wrote the transfer task; None when it is gone."""
-    try:
-        entry = await service.engine.load(task.key, fresh=not service.engine.exclusive)
-    except ServiceError as error:
-        if error.code is Code.NOT_FOUND:
-            return None
-        raise
-    return service.engine.run_of(entry)
+async def _initiated(change: Changes, sender: Run, data: TransferData) -> history_pb.HistoryEvent:
+    return await change.event(sender, data.initiated_event_batch_id, data.initiated_event_id)
 
 
 # ---- children -------------------------------------------------------------------------------------------------------
 
 
-async def _start_child(service: History, task: TransferTask, data: TransferData) -> None:
+async def _start_child(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Start the child: its first commit and the parent's started event are one transaction."""
-    engine = service.engine
-    replaced: ExecutionKey | None = None
-    for _ in range(MAX_CONFLICTS):
-        async with engine.locked(task.key, *([replaced] if replaced is not None else [])):
-            replaced = await _try_to_start_child(service, task, data, replaced)
-        if replaced is None:
-            return
-    raise ServiceError(Code.UNAVAILABLE, f"workflow {data.target_workflow_id} is too busy; try again")
-
-
-async def _try_to_start_child(
-    service: History, task: TransferTask, data: TransferData, replaced: ExecutionKey | None
-) -> ExecutionKey | None:
-    """Start the child, or record why not; else return the open run that it replaces, which has to be locked as well."""
-    engine = service.engine
-    parent = await _sender(service, task)
+    parent = await change.get(task.key)
     child = parent.state.children.get(data.initiated_event_id) if parent is not None and parent.is_open else None
     if parent is None or child is None or child.started_event_id:
-        await service.store.delete_transfer_task(task)
-        return None
-    initiated = await _initiated(service, task, data)
+        return
+    initiated = await _initiated(change, parent, data)
     if await _is_for_a_deleted_namespace(service, task, data):
         cause = fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
         children.record_start_failed(parent, initiated, cause)
-        await engine.commit(parent, done=task)
-        return None
+        return
     old: Run | None = None
     current = await service.store.get_current(data.target_namespace_id, data.target_workflow_id)
     if current is not None:
         if current.create_request_id == child.request_id:
             children.record_started(parent, initiated, current.run_id)
-            await engine.commit(parent, done=task)
-            return None
+            return
         if _replaces(current, initiated):
-            key = ExecutionKey(current.namespace_id, current.workflow_id, current.run_id)
-            if key not in (replaced, task.key):
-                return key
-            old = parent if key == task.key else engine.run_of(await engine.load(key, fresh=not engine.exclusive))
+            old = await change.run(ExecutionKey(current.namespace_id, current.workflow_id, current.run_id))
             if not old.is_open:
-                return key
+                raise Overtaken
         elif not _may_follow(current, initiated):
             children.record_start_failed(
                 parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
             )
-            await engine.commit(parent, done=task)
-            return None
-    parent.deployments = await engine.deployments.cached(task.key.namespace_id)
+            return
+    parent.deployments = await service.engine.deployments.cached(task.key.namespace_id)
     run = _new_child(service, parent, initiated, child.request_id, None if current is None else current.run_id)
     if old is not None:
         close.terminate_for(old, run.key.run_id)
-    if old is parent:
-        await engine.commit(parent, also=run, done=task)
-        return None
-    children.record_started(parent, initiated, run.key.run_id)
-    await engine.commit(parent, also=run if old is None else (old, run), done=task)
-    return None
+    if old is not parent:
+        children.record_started(parent, initiated, run.key.run_id)
+    change.add(run)
 
 
 async def _is_for_a_deleted_namespace(service: History, task: TransferTask, data: TransferData) -> bool:
@@ -199,7 +167,7 @@ def _new_child(
 async def _after_resets(engine: Engine, key: ExecutionKey) -> ExecutionKey:
     """Return the run in which a parent continues after resets, with the children that it had at that point."""
     state: MutableState | None = None
-    for _ in range(MAX_CONFLICTS):
+    for _ in range(MAX_RESETS):
         state = await _state_of(engine, key)
         if state is None or not state.close_ns:
             return key
@@ -218,36 +186,21 @@ async def _after_resets(engine: Engine, key: ExecutionKey) -> ExecutionKey:
 
 async def _state_of(engine: Engine, key: ExecutionKey) -> MutableState | None:
     """Return the run's mutable state; None when it is gone."""
-    try:
-        return (await engine.load(key, fresh=not engine.exclusive)).state
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-        return None
+    entry = await engine.read_if_any(key)
+    return None if entry is None else entry.state
 
 
-async def _child_closed(service: History, task: TransferTask, data: TransferData) -> None:
+async def _child_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Record in the parent's history how its child ended."""
-    engine = service.engine
     key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
-    key = await _after_resets(engine, key)
-    async with engine.lock(key):
-        try:
-            entry = await engine.load(key, fresh=not engine.exclusive)
-        except ServiceError as error:
-            if error.code is not Code.NOT_FOUND:
-                raise
-            await service.store.delete_transfer_task(task)
-            return
-        parent = engine.run_of(entry)
-        if not parent.is_open and parent.state.reset_run_id:
-            raise VersionConflict(key)
-        child = parent.state.children.get(data.initiated_event_id)
-        if not parent.is_open or child is None or not _is_that_child(child, task, data):
-            await service.store.delete_transfer_task(task)
-            return
+    parent = await change.get(await _after_resets(service.engine, key))
+    if parent is None:
+        return
+    if not parent.is_open and parent.state.reset_run_id:
+        raise Overtaken
+    child = parent.state.children.get(data.initiated_event_id)
+    if parent.is_open and child is not None and _is_that_child(child, task, data):
         children.record_closed(parent, child, task.key.run_id, data.close_event)
-        await engine.commit(parent, done=task)
 
 
 def _is_that_child(child: Child, task: TransferTask, data: TransferData) -> bool:
@@ -257,108 +210,67 @@ def _is_that_child(child: Child, task: TransferTask, data: TransferData) -> bool
     return not (child.run_id and data.request_id) or child.run_id == data.request_id
 
 
-async def _parent_closed(service: History, task: TransferTask, data: TransferData) -> None:
+async def _parent_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Apply the parent close policy to the current run of a child's chain."""
     from whistlestop.history.core.workflow import cancel
 
-    engine = service.engine
-    try:
-        key = await engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
-        async with engine.lock(key):
-            run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
-            is_it = run.state.parent.run_id == task.key.run_id and run.state.first_run_id == data.target_run_id
-            if not run.is_open and await engine.is_succeeded(key):
-                # The child continued in another run before its lock was taken: that one is meant.
-                raise VersionConflict(key)
-            if not run.is_open or not is_it:
-                await service.store.delete_transfer_task(task)
-                return
-            if data.parent_close_policy == wf_enums.PARENT_CLOSE_POLICY_TERMINATE:
-                close.terminate(run, reason=children.CLOSE_POLICY_REASON, identity=HISTORY_SERVICE)
-            else:
-                cancel.request(
-                    run,
-                    cause="",
-                    identity=HISTORY_SERVICE,
-                    request_id="",
-                    external=(0, task.key.workflow_id, task.key.run_id),
-                )
-            await engine.commit(run, done=task)
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-        await service.store.delete_transfer_task(task)
+    run = await change.current(data.target_namespace_id, data.target_workflow_id)
+    if run is None or not run.is_open:
+        return
+    if run.state.parent.run_id != task.key.run_id or run.state.first_run_id != data.target_run_id:
+        return
+    if data.parent_close_policy == wf_enums.PARENT_CLOSE_POLICY_TERMINATE:
+        close.terminate(run, reason=children.CLOSE_POLICY_REASON, identity=HISTORY_SERVICE)
+    else:
+        external_parent = (0, task.key.workflow_id, task.key.run_id)
+        cancel.request(run, cause="", identity=HISTORY_SERVICE, request_id="", external=external_parent)
 
 
 # ---- signals and cancel requests -------------------------------------------------------------------------------------
 
 
 async def _to_other(
-    service: History,
+    change: Changes,
     task: TransferTask,
     data: TransferData,
     apply: Callable[[Run, Run, history_pb.HistoryEvent], None],
     fail: Callable[[Run, history_pb.HistoryEvent, Code], None],
 ) -> None:
     """Change the target and record it for the sender in one transaction, or only record the failure."""
-    engine = service.engine
-    target_key: ExecutionKey | None = None
-    refusal: Code | None = None
-    itself = (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id)
-    if itself or data.target_workflow_id.startswith(RESERVED_ID_PREFIXES):
-        # A workflow can't do this to any run of its own id, nor to a run of the server's own.
-        refusal = Code.NOT_FOUND
-    else:
-        try:
-            target_key = await engine.resolve(
-                data.target_namespace_id, data.target_workflow_id, data.target_run_id, fresh=True
-            )
-        except ServiceError as error:
-            if error.code is not Code.NOT_FOUND:
-                raise
-            refusal = Code.NOT_FOUND
-    async with engine.locked(task.key, *([target_key] if target_key is not None else [])):
-        sender = await _sender(service, task)
-        if sender is None or not sender.is_open:
-            await service.store.delete_transfer_task(task)
-            return
-        pending = sender.state.external_signals if task.kind == "signal_external" else sender.state.external_cancels
-        if data.initiated_event_id not in pending:
-            await service.store.delete_transfer_task(task)
-            return
-        initiated = await _initiated(service, task, data)
-        target: Run | None = None
-        if target_key is not None and refusal is None:
-            try:
-                target = engine.run_of(await engine.load(target_key, fresh=not engine.exclusive))
-                apply(sender, target, initiated)
-            except ServiceError as error:
-                # Other errors (such as a target that is about to close) are temporary, so the delivery is retried.
-                if error.code not in (Code.NOT_FOUND, Code.INVALID_ARGUMENT):
-                    raise
-                await _check_still_current(service, data, target_key)
-                refusal = error.code
-                target = None
-        if refusal is not None:
-            fail(sender, initiated, refusal)
-        await engine.commit(sender, also=target if target is not None and target.is_dirty else None, done=task)
-
-
-async def _check_still_current(service: History, data: TransferData, target_key: ExecutionKey) -> None:
-    """Raise VersionConflict when the target continued in another run before its lock was taken."""
-    if data.target_run_id:
+    target = await _target(change, task, data)
+    sender = await change.get(task.key)
+    if sender is None or not sender.is_open:
+        return
+    pending = sender.state.external_signals if task.kind == "signal_external" else sender.state.external_cancels
+    if data.initiated_event_id not in pending:
+        return
+    initiated = await _initiated(change, sender, data)
+    if target is None:
+        fail(sender, initiated, Code.NOT_FOUND)
         return
     try:
-        current = await service.engine.resolve(data.target_namespace_id, data.target_workflow_id, fresh=True)
+        apply(sender, target, initiated)
     except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
+        # Other errors (such as a target that is about to close) are temporary, so the delivery is retried.
+        if error.code not in (Code.NOT_FOUND, Code.INVALID_ARGUMENT):
             raise
-        return
-    if current != target_key:
-        raise VersionConflict(target_key)
+        change.discard(target)
+        fail(sender, initiated, error.code)
 
 
-async def _signal_external(service: History, task: TransferTask, data: TransferData) -> None:
+async def _target(change: Changes, task: TransferTask, data: TransferData) -> Run | None:
+    """Return the run to signal or to cancel; None when it is gone, or may not be reached by a workflow."""
+    itself = (data.target_namespace_id, data.target_workflow_id) == (task.key.namespace_id, task.key.workflow_id)
+    if itself or data.target_workflow_id.startswith(RESERVED_ID_PREFIXES):
+        return None
+    if not data.target_run_id:
+        return await change.current(data.target_namespace_id, data.target_workflow_id, task.key)
+    key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
+    await change.hold({key, task.key})
+    return await change.get(key)
+
+
+async def _signal_external(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
         a = initiated.signal_external_workflow_execution_initiated_event_attributes
         from whistlestop.history.core.signal import decide as signal
@@ -372,10 +284,10 @@ async def _signal_external(service: History, task: TransferTask, data: TransferD
             cause = fc.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED
         external.record_signal_failed(sender, initiated, cause)
 
-    await _to_other(service, task, data, apply, fail)
+    await _to_other(change, task, data, apply, fail)
 
 
-async def _cancel_external(service: History, task: TransferTask, data: TransferData) -> None:
+async def _cancel_external(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
         a = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
         from whistlestop.history.core.workflow import cancel
@@ -387,25 +299,25 @@ async def _cancel_external(service: History, task: TransferTask, data: TransferD
         cause = fc.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
         external.record_cancel_failed(sender, initiated, cause)
 
-    await _to_other(service, task, data, apply, fail)
+    await _to_other(change, task, data, apply, fail)
 
 
 # ---- schedules ------------------------------------------------------------------------------------------------------
 
 
-async def _schedule_action_closed(service: History, task: TransferTask, data: TransferData) -> None:
+async def _schedule_action_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     from whistlestop.history.schedule import driver
 
-    await driver.action_closed(service, task, data)
+    await driver.action_closed(service, change, task, data)
 
 
-async def _stop_schedule_action(service: History, task: TransferTask, data: TransferData) -> None:
+async def _stop_schedule_action(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
     from whistlestop.history.schedule import driver
 
-    await driver.stop_action(service, task, data)
+    await driver.stop_action(service, change, task, data)
 
 
-_KINDS: dict[str, Callable[[History, TransferTask, TransferData], Awaitable[None]]] = {
+_KINDS: dict[str, Callable[[History, Changes, TransferTask, TransferData], Awaitable[None]]] = {
     "start_child": _start_child,
     "child_closed": _child_closed,
     "parent_closed": _parent_closed,

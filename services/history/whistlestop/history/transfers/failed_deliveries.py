@@ -21,7 +21,7 @@ from whistlestop.history.core.external import decide as external
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.state_pb2 import TransferData
-from whistlestop.history.engine import histories
+from whistlestop.history.engine import changes
 from whistlestop.storage.errors import Refused
 from whistlestop.storage.records import ExecutionKey
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.engine.changes import Changes
     from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 
@@ -49,7 +50,8 @@ async def give_up(service: History, task: TransferTask, error: Exception) -> Non
     )  # fmt: skip
     data = TransferData.FromString(task.data) if task.kind in _ANSWERED else TransferData()
     try:
-        await service.engine.again(task.key, partial(_answer, service, task, data, str(error)))
+        attempt = partial(_answer, task=task, data=data, why=str(error))
+        await changes.change_together(service.engine, attempt, workflow_id=task.key.workflow_id, done=task)
     except (Refused, ServiceError) as second:
         if not is_final(second):
             raise
@@ -57,39 +59,21 @@ async def give_up(service: History, task: TransferTask, error: Exception) -> Non
         await service.store.delete_transfer_task(task)
 
 
-async def _answer(service: History, task: TransferTask, data: TransferData, why: str) -> None:
-    engine = service.engine
+async def _answer(change: Changes, task: TransferTask, data: TransferData, why: str) -> None:
+    """Notify the run that waits for the effect, if any does; the transfer task is deleted in any case."""
     write = _ANSWERED.get(task.kind)
+    if write is None:
+        return
     key = task.key
     if task.kind == "child_closed":  # the sender is the child, and its parent waits
         key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
-    async with engine.lock(key):
-        run = await _open_run(service, key) if write is not None else None
-        if run is None or write is None:
-            await service.store.delete_transfer_task(task)
-            return
-        initiated = None
-        if task.kind in _BY_INITIATED:
-            entry = await engine.load(key, fresh=not engine.exclusive)
-            initiated = await histories.read_event(
-                engine, entry, data.initiated_event_batch_id, data.initiated_event_id
-            )
-        write(run, task, data, initiated or history_pb.HistoryEvent(), why)
-        if run.is_dirty:
-            await engine.commit(run, done=task)
-        else:
-            await service.store.delete_transfer_task(task)
-
-
-async def _open_run(service: History, key: ExecutionKey) -> Run | None:
-    engine = service.engine
-    try:
-        run = engine.run_of(await engine.load(key, fresh=not engine.exclusive))
-    except ServiceError as error:
-        if error.code is Code.NOT_FOUND:
-            return None
-        raise
-    return run
+    run = await change.get(key)
+    if run is None:
+        return
+    initiated = history_pb.HistoryEvent()
+    if task.kind in _BY_INITIATED:
+        initiated = await change.event(run, data.initiated_event_batch_id, data.initiated_event_id)
+    write(run, task, data, initiated, why)
 
 
 # ---- events by kind --------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from whistlestop.history.core.commands.faults import is_uuid
 from whistlestop.history.core.times import set_duration, set_timestamp
 from whistlestop.history.core.versioning import build_ids
 from whistlestop.history.core.workflow_task import version_transition
-from whistlestop.history.engine import histories
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,8 +89,7 @@ async def _start_execution(
             poll.deployment_options if poll.HasField("deployment_options") else None,
         ),
     )
-    entry = await service.engine.load(run.key)
-    event = await histories.read_event(service.engine, entry, 1, 1)
+    event = await service.engine.event(run, 1, 1)
     started = event.workflow_execution_started_event_attributes
     reply = service_pb.PollActivityTaskQueueResponse(
         task_token=tokens.of_activity_execution(run),
@@ -121,10 +119,7 @@ async def _start_execution(
 async def poll_reply(service: History, run: Run, activity: Activity) -> service_pb.PollActivityTaskQueueResponse:
     """Return the reply to the poll that started the attempt."""
     state = run.state
-    entry = await service.engine.load(run.key)
-    event = await histories.read_event(
-        service.engine, entry, activity.scheduled_event_batch_id, activity.scheduled_event_id
-    )
+    event = await service.engine.event(run, activity.scheduled_event_batch_id, activity.scheduled_event_id)
     scheduled = event.activity_task_scheduled_event_attributes
     reply = service_pb.PollActivityTaskQueueResponse(
         task_token=tokens.of_activity(run, activity),

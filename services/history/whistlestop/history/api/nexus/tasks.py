@@ -20,7 +20,6 @@ from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
 from whistlestop.history.core.times import MILLISECOND_NS, set_timestamp
-from whistlestop.history.engine import histories
 from whistlestop.history.nexus.callbacks import CALLBACK_HEADER, SYSTEM_URL, callback_url, token_of
 from whistlestop.storage.records import ExecutionKey
 
@@ -50,10 +49,7 @@ async def record_nexus_task_started(
         return nexus_operations.take(run, request.scheduled_event_id, request.stamp, cancel=cancel)
 
     run, operation = await service.engine.change(request.task.namespace_id, request.workflow_id, request.run_id, decide)
-    entry = await service.engine.load(run.key)
-    scheduled = await histories.read_event(
-        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
-    )
+    scheduled = await service.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
     reply = service_pb.PollNexusTaskQueueResponse(task_token=tokens.of_nexus_task(run, operation, cancel=cancel))
     _fill_common(reply.request, operation, scheduled, run.now_ns, cancel=cancel)
     if cancel:
@@ -196,7 +192,7 @@ async def _believed_namespace(service: History, token: internal_pb2.TaskToken) -
     """Return where the operation's endpoint leads, for a token of release 0.1.0 without a recorded target."""
     if token.nonce:
         return ""
-    entry = await service.engine.load(ExecutionKey(token.caller_namespace_id, token.workflow_id, token.run_id))
+    entry = await service.engine.read(ExecutionKey(token.caller_namespace_id, token.workflow_id, token.run_id))
     operation = entry.state.nexus_operations.get(token.scheduled_event_id)
     if operation is None:
         raise not_found(nexus_operations.TASK_GONE)
