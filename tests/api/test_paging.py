@@ -90,7 +90,6 @@ async def on_sqlite() -> AsyncIterator[tuple[World, Callable[[], int]]]:
     assert namespace is not None
     for fill in _fills(namespace.namespace_id, "sqlite"):
         store._lister.execute(fill)
-    store._lister.execute("ANALYZE")
     steps = 0
 
     def count() -> int:

@@ -27,6 +27,17 @@ _VERSION_TABLES = (
 )
 """Release 0.1.0 reads only the first."""
 
+_ROWS_PER_KEY = {
+    "executions_visibility": "1000000 1000000 1",
+    "executions_visibility_by_workflow": "1000000 1000000 5",
+    "executions_visibility_by_division": "1000000 1000000 1000000 1000 1 1",
+}
+"""What `ANALYZE` would find for lists in a namespace of a million runs, in the format of sqlite_stat1: the number of
+rows, then how many rows share the first column of the index, the first two, and so on.
+
+Without statistics SQLite takes it that a namespace has ten runs, and reads all of them to find those of a workflow id.
+"""
+
 
 @cache
 def migrations() -> list[Migration]:
@@ -68,11 +79,24 @@ def migrate(db: sqlite3.Connection, path: str, *, contract: bool = False) -> lis
                 db.execute(statement)
             _record(db, migration)
             names.append(migration.name)
+        _tell_planner(db)
     except BaseException:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
     return names
+
+
+def _tell_planner(db: sqlite3.Connection) -> None:
+    """Store statistics of the lists' indexes, unless there are some, so that the planner chooses the right one."""
+    found = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_stat1'").fetchone()[0]
+    wanted = "SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'executions_visibility'"
+    if found and db.execute(wanted).fetchone()[0]:
+        return
+    db.execute("ANALYZE schema_version")  # the only way to create sqlite_stat1
+    rows = list(_ROWS_PER_KEY.items())
+    db.executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES ('executions_visibility', ?, ?)", rows)
+    db.execute("ANALYZE sqlite_master")  # reads them again
 
 
 def _record(db: sqlite3.Connection, migration: Migration) -> None:
