@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from ast import parse, unparse
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from pathlib import Path
 from queue import SimpleQueue
@@ -202,9 +203,9 @@ def measure(ready: list[Server], target: Target, choice: Choice, map_file: Path 
     with ThreadPoolExecutor(len(ready)) as pool:
         for measured in pool.map(turn, parts.values()):
             choice.add(measured)
+            if map_file is not None:
+                choice.save(map_file, HOME)
     choice.keep(names)
-    if map_file is not None:
-        choice.save(map_file, HOME)
     seconds = choice.measured.seconds
     print(
         f"{sum(map(len, parts.values()))} of {len(seconds)} tests measured in {time.monotonic() - began:.0f} s "
@@ -221,8 +222,12 @@ def show(mutant: Mutant) -> str:
 
 def chosen(given: argparse.Namespace, folder: str) -> list[Mutant]:
     """Return the mutants to run: those that are named, or what the seed draws."""
-    if given.only:
-        places = [each.partition("#") for each in given.only]
+    only = list(given.only)
+    if given.survivors_of:
+        found = re.findall(r"^SURVIVED \d.*? s: (\S+):\d+ (#\d+):", given.survivors_of.read_text(), re.MULTILINE)
+        only += [f"{file}{number}" for file, number in found]
+    if only or given.survivors_of:
+        places = [each.partition("#") for each in only]
         return [mutants_of(file, (HOME / file).read_text())[int(number)] for file, _, number in places]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HOME, capture_output=True, text=True, check=True)
     seed = given.seed or head.stdout.strip()
@@ -242,10 +247,19 @@ def main() -> int:
     parser.add_argument("--map", type=Path, help="file that keeps which tests run which lines, from run to run")
     parser.add_argument("--measure", action="store_true", help="only make the map")
     parser.add_argument("--least", type=int, default=0, help="percent to be killed, or the exit code is 1")
+    parser.add_argument(
+        "--tests", help="arguments of pytest, in the place of the target's; the score is of these alone"
+    )
+    parser.add_argument("--seeds", type=int, help="of the simulation, in the place of the target's")
+    parser.add_argument("--survivors-of", type=Path, help="the output of an earlier run: only those that survived it")
     parser.add_argument("--only", action="append", default=[], metavar="FILE#NUMBER")
     given = parser.parse_args()
     began = time.monotonic()
     target = TARGETS[given.target]
+    if given.tests is not None:
+        target = replace(target, tests=tuple(given.tests.split()))
+    if given.seeds is not None:
+        target = replace(target, seeds=given.seeds)
     options = Options(given.jobs, given.budget, map_file=given.map)
     mutants = [] if given.measure else chosen(given, target.folder)
     survivors = run(mutants, target, options)
