@@ -13,7 +13,7 @@ from whistlestop.history.core.times import SECOND_NS, set_duration
 M = TypeVar("M")
 
 
-def made(kind: type[M], **fields: Any) -> M:
+def made(kind: type[M], /, **fields: Any) -> M:
     """Return a message with these fields; messages in it may be given as dictionaries, which its type does not say."""
     return kind(**fields)
 
