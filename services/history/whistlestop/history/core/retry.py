@@ -41,13 +41,15 @@ def timeout_name(timeout_type: int) -> str:
 
 def duration_fault(value: Duration) -> str:
     """Return what is wrong with a duration, or an empty text; one that is too long is shortened in place."""
-    if (value.seconds > 0 > value.nanos) or (value.seconds < 0 < value.nanos):
+    seconds, nanos = value.seconds, value.nanos
+    if nanos >= 0 and 0 <= seconds < MAX_DURATION_SECONDS:
+        return ""
+    if (seconds > 0 > nanos) or (seconds < 0 < nanos):
         return "duration has seconds and nanos with different signs"
-    if value.seconds < 0 or value.nanos < 0:
+    if seconds < 0 or nanos < 0:
         return "negative duration"
-    if value.seconds >= MAX_DURATION_SECONDS:
-        value.seconds = MAX_DURATION_SECONDS
-        value.nanos = 0
+    value.seconds = MAX_DURATION_SECONDS
+    value.nanos = 0
     return ""
 
 

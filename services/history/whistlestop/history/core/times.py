@@ -20,10 +20,7 @@ LAST_SKIPPED_TO_NS = 2**63 - 1 - MAX_DURATION_SECONDS * SECOND_NS
 
 def set_timestamp(target: Timestamp, instant_ns: int) -> None:
     """Write `instant_ns` into a message's timestamp field, which marks it as set."""
-    seconds, nanos = divmod(instant_ns, SECOND_NS)
-    target.seconds = seconds
-    target.nanos = nanos
-    target.SetInParent()
+    target.seconds, target.nanos = divmod(instant_ns, SECOND_NS)
 
 
 def timestamp_ns(value: Timestamp) -> int:
@@ -34,11 +31,11 @@ def timestamp_ns(value: Timestamp) -> int:
 
 def set_duration(target: Duration, span_ns: int) -> None:
     """Write `span_ns` into a message's duration field, which marks it as set."""
-    negative = span_ns < 0
-    seconds, nanos = divmod(abs(span_ns), SECOND_NS)
-    target.seconds = -seconds if negative else seconds
-    target.nanos = -nanos if negative else nanos
-    target.SetInParent()
+    if span_ns >= 0:
+        target.seconds, target.nanos = divmod(span_ns, SECOND_NS)
+    else:
+        seconds, nanos = divmod(-span_ns, SECOND_NS)
+        target.seconds, target.nanos = -seconds, -nanos
 
 
 def duration_ns(value: Duration) -> int:

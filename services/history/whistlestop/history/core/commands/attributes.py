@@ -23,10 +23,9 @@ from whistlestop.history.core.commands.faults import (
     too_long,
     workflow_retry_fault,
 )
-from whistlestop.history.core.times import duration_ns, set_duration
+from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
 
 if TYPE_CHECKING:
-    from google.protobuf.duration_pb2 import Duration
     from temporalio.api.command.v1 import message_pb2 as command_pb
 
     from whistlestop.history.core.transition.run import Run
@@ -93,19 +92,17 @@ def activity_fault(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes
     return activity_timeouts_fault(a, run_timeout_ns)
 
 
+_ACTIVITY_TIMEOUTS = ("ScheduleToCloseTimeout", "ScheduleToStartTimeout", "StartToCloseTimeout", "HeartbeatTimeout")
+
+
 def activity_timeouts_fault(a: command_pb.ScheduleActivityTaskCommandAttributes, run_timeout_ns: int) -> str:
     """Derive missing timeouts from the others, none longer than the run's; return what is wrong, or an empty text."""
-    spans: tuple[tuple[str, Duration], ...] = (
-        ("ScheduleToCloseTimeout", a.schedule_to_close_timeout),
-        ("ScheduleToStartTimeout", a.schedule_to_start_timeout),
-        ("StartToCloseTimeout", a.start_to_close_timeout),
-        ("HeartbeatTimeout", a.heartbeat_timeout),
-    )
-    for name, span in spans:
+    spans = (a.schedule_to_close_timeout, a.schedule_to_start_timeout, a.start_to_close_timeout, a.heartbeat_timeout)
+    for name, span in zip(_ACTIVITY_TIMEOUTS, spans, strict=True):
         fault = retry.duration_fault(span)
         if fault:
             return f"invalid {name}: {fault}"
-    to_close, to_start, start_to_close, heartbeat = (duration_ns(span) for _, span in spans)
+    to_close, to_start, start_to_close, heartbeat = given = tuple(map(duration_ns, spans))
     if to_close:
         to_start = min(to_start or to_close, to_close)
         start_to_close = min(start_to_close or to_close, to_close)
@@ -123,8 +120,10 @@ def activity_timeouts_fault(a: command_pb.ScheduleActivityTaskCommandAttributes,
         start_to_close = min(start_to_close, run_timeout_ns)
         heartbeat = min(heartbeat, run_timeout_ns)
     heartbeat = min(heartbeat, start_to_close)
-    for (_, span), value in zip(spans, (to_close, to_start, start_to_close, heartbeat), strict=True):
-        set_duration(span, value)
+    for span, value, before in zip(spans, (to_close, to_start, start_to_close, heartbeat), given, strict=True):
+        # One that was not set is set to zero, and one with more than a second of nanoseconds is normalised.
+        if value != before or not value or span.nanos >= SECOND_NS:
+            set_duration(span, value)
     return ""
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 PAUSED = wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
+_OPEN_STATUSES = frozenset((RUNNING, PAUSED))
 
 NOT_BUFFERED = frozenset(
     {
@@ -239,7 +240,7 @@ class Run:
     @property
     def is_open(self) -> bool:
         """Whether the run is open."""
-        return self.state.status in (RUNNING, PAUSED)
+        return self.state.status in _OPEN_STATUSES
 
     @property
     def has_pending_workflow_task(self) -> bool:
