@@ -93,9 +93,11 @@ class Choice:
         lines = self.measured.lines.get(mutant.file, {})
         if place.function is not None:
             names = {name for line in range(place.first, place.last + 1) for name in lines.get(line, ())}
-            likely: set[str] = set()
         else:
-            # Outside of functions nothing tells who uses it: whoever runs the file, or all.
+            names = set()
+        likely: set[str] = set()
+        if not names and self.is_imported(mutant):
+            # What only imports run tells nothing of who uses it: whoever runs the file, or all.
             names = {name for each in lines.values() for name in each} or set(self.measured.seconds)
             likely = self._mentioning(place.names, home, folder)
             names |= likely

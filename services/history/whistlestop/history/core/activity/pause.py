@@ -44,7 +44,8 @@ def note_pauses(run: Run) -> None:
     )
     attributes = run.state.search_attributes
     if not values:
-        if attributes.pop(PAUSE_INFO, None) is not None:
+        if PAUSE_INFO in attributes:
+            del attributes[PAUSE_INFO]
             run.visibility_changed = run.changed = True
     elif PAUSE_INFO not in attributes or attributes[PAUSE_INFO] != payload:
         attributes[PAUSE_INFO].CopyFrom(payload)
