@@ -73,6 +73,8 @@ async def cancels_and_deletes(p: Puppet) -> None:
     await _batch(p, "cancel", visibility_query=_query(p), cancellation_operation={"identity": "client"})
     for each in ids:
         await p.has_event("workflow_execution_cancel_requested", each)
+        events = (await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution(each))).history.events
+        p.note("cause", events[-1].workflow_execution_cancel_requested_event_attributes.cause)
     await _batch(p, "delete", executions=[p.execution(each) for each in ids], deletion_operation={"identity": "client"})
     for each in ids:
         for _ in range(6000):

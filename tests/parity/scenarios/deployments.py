@@ -322,3 +322,59 @@ async def what_a_reset_does_after_names_versions_that_are_there(p: Puppet) -> No
         "ResetWorkflowExecution", workflow_execution=p.execution(run_id=run_id), reason="again",
         workflow_task_finish_event_id=4, request_id=p.id("reset-nothing"), post_reset_operations=[{}],
     )  # fmt: skip
+
+
+@slow_scenario
+async def what_replies_tell_of_versions(p: Puppet) -> None:
+    """Which fields are set, by reply; times and numbers aside."""
+
+    def fields_of(message: Any) -> dict[str, Any]:
+        drainage = message.drainage_info
+        return {
+            "fields": sorted(field.name for field, _ in message.ListFields()),
+            "drainage": [*sorted(field.name for field, _ in drainage.ListFields()), drainage.status],
+        }
+
+    async def told(label: str) -> None:
+        for _ in range(6000):
+            info = await p.call("DescribeWorkerDeployment", record=False, deployment_name=p.id("deployment"))
+            listed = await p.call("ListWorkerDeployments", record=False, page_size=1000)
+            lines = [line for line in listed.worker_deployments if line.name == p.id("deployment")]
+            routing = info.worker_deployment_info.routing_config
+            settled = info.worker_deployment_info.routing_config_update_state != 1  # in progress
+            if settled and lines and lines[0].routing_config == routing:
+                break
+            await asyncio.sleep(0.05)
+        summaries = info.worker_deployment_info.version_summaries
+        shown = {f"summary of {each.deployment_version.build_id}": fields_of(each) for each in summaries}
+        for name in ("latest", "current", "ramping"):
+            if lines[0].HasField(f"{name}_version_summary"):
+                shown[f"{name} in the list"] = fields_of(getattr(lines[0], f"{name}_version_summary"))
+        for build_id in ("1", "2"):
+            version_info = await p.call(
+                "DescribeWorkerDeploymentVersion", record=False, deployment_version=version(p, build_id)
+            )
+            shown[f"version {build_id}"] = fields_of(version_info.worker_deployment_version_info)
+        p.note(label, shown)
+
+    async def ramp(build_id: str, percentage: float) -> None:
+        await p.call(
+            "SetWorkerDeploymentRampingVersion", record=False, deployment_name=p.id("deployment"), build_id=build_id,
+            percentage=percentage, identity="me",
+        )  # fmt: skip
+
+    for build_id in ("1", "2"):
+        await registered(p, build_id)
+    await told("registered")
+    await current(p, "1")
+    await told("1 is current")
+    await ramp("2", 20)
+    await told("2 ramps")
+    await ramp("", 0)
+    await told("2 ramps no more")
+    await ramp("2", 20)
+    await told("2 ramps again")
+    await current(p, "2")
+    await told("2 is current")
+    await current(p, "")
+    await told("none is current")

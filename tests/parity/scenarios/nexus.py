@@ -136,6 +136,31 @@ async def operation_answered_at_once(p: Puppet) -> None:
 
 
 @scenario
+async def pending_operations_are_described(p: Puppet) -> None:
+    task = await called(p)
+    await p.describe()
+    await respond(p, task, start_operation={"async_success": {"operation_token": "token"}})
+    await p.has_event("nexus_operation_started")
+    await p.describe()
+    await p.step(cancel())
+    await p.describe()
+    await p.terminate()
+
+
+@scenario
+async def pending_operations_with_timeouts_are_described(p: Puppet) -> None:
+    """Also those of zero, which are none."""
+    await called(
+        p,
+        schedule_to_close_timeout=seconds(90),
+        schedule_to_start_timeout=seconds(0),
+        start_to_close_timeout=seconds(50),
+    )
+    await p.describe()
+    await p.terminate()
+
+
+@scenario
 async def operation_without_result(p: Puppet) -> None:
     await respond(p, await called(p), start_operation={"sync_success": {}})
     await end(p)

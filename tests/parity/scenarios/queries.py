@@ -80,6 +80,60 @@ async def goes_with_the_workflow_task(p: Puppet) -> None:
     await p.terminate()
 
 
+async def _with_results(p: Puppet, task: Any, *given: dict[str, Any]) -> None:
+    """Complete a task and answer the queries that came with it."""
+    results = {key: {"result_type": "QUERY_RESULT_TYPE_ANSWERED", "answer": payloads("here")} for key in task.queries}
+    p.note("queries", len(results))
+    await p.complete(task, *given, query_results=results)
+
+
+@scenario
+async def comes_before_the_first_task_is_taken(p: Puppet) -> None:
+    await p.start()
+    asked = _ask(p)
+    await p.arrived()
+    await _with_results(p, await p.workflow_task(), timer())
+    await asked.answer()
+    await p.history()
+    await p.terminate()
+
+
+@scenario
+async def comes_while_a_worker_has_the_first_task(p: Puppet) -> None:
+    await p.start()
+    task = await p.workflow_task()
+    asked = _ask(p)
+    await p.arrived()
+    await _with_results(p, task, timer())
+    task = await p.workflow_task()
+    if task.HasField("query"):
+        await _answer(p, task)
+    else:
+        await _with_results(p, task)
+    await asked.answer()
+    await p.history()
+    await p.terminate()
+
+
+@scenario
+async def comes_while_a_worker_has_a_later_task(p: Puppet) -> None:
+    await p.start()
+    await p.step(timer())
+    await p.signal("s")
+    task = await p.workflow_task()
+    asked = _ask(p)
+    await p.arrived()
+    await _with_results(p, task, timer("2"))
+    task = await p.workflow_task()
+    if task.HasField("query"):
+        await _answer(p, task)
+    else:
+        await _with_results(p, task)
+    await asked.answer()
+    await p.history()
+    await p.terminate()
+
+
 @scenario
 async def failure_goes_with_the_workflow_task(p: Puppet) -> None:
     await p.start()

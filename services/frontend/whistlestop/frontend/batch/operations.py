@@ -95,10 +95,9 @@ class Operations:
         )  # fmt: skip
 
     async def cancel(self, execution: common_pb.WorkflowExecution) -> None:
-        """Request cancellation of the execution. Raise ServiceError."""
+        """Request cancellation of the execution, without the job's reason, as in Temporal. Raise ServiceError."""
         await self.call(
-            "RequestCancelWorkflowExecution", workflow_execution=execution, reason=self._job.reason,
-            identity=self._operation.identity,
+            "RequestCancelWorkflowExecution", workflow_execution=execution, identity=self._operation.identity,
             request_id=self._request_id("cancel", execution.workflow_id, execution.run_id),
         )  # fmt: skip
 

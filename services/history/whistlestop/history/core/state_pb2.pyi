@@ -536,6 +536,7 @@ class NexusOperation(_message.Message):
     operation: _builtins.str
     request_id: _builtins.str
     schedule_to_close_timeout_ns: _builtins.int
+    """Present where the command has them, which may be zero."""
     schedule_to_start_timeout_ns: _builtins.int
     start_to_close_timeout_ns: _builtins.int
     scheduled_ns: _builtins.int
@@ -561,9 +562,9 @@ class NexusOperation(_message.Message):
         service: _builtins.str = ...,
         operation: _builtins.str = ...,
         request_id: _builtins.str = ...,
-        schedule_to_close_timeout_ns: _builtins.int = ...,
-        schedule_to_start_timeout_ns: _builtins.int = ...,
-        start_to_close_timeout_ns: _builtins.int = ...,
+        schedule_to_close_timeout_ns: _builtins.int | None = ...,
+        schedule_to_start_timeout_ns: _builtins.int | None = ...,
+        start_to_close_timeout_ns: _builtins.int | None = ...,
         scheduled_ns: _builtins.int = ...,
         started_ns: _builtins.int = ...,
         operation_token: _builtins.str = ...,
@@ -572,11 +573,22 @@ class NexusOperation(_message.Message):
         start: Global___NexusAttempt | None = ...,
         cancel: Global___NexusAttempt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_schedule_to_close_timeout_ns", b"_schedule_to_close_timeout_ns", "_schedule_to_start_timeout_ns", b"_schedule_to_start_timeout_ns", "_start_to_close_timeout_ns", b"_start_to_close_timeout_ns", "cancel", b"cancel", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "start", b"start", "start_to_close_timeout_ns", b"start_to_close_timeout_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "cancel_requested_event_id", b"cancel_requested_event_id", "cancel_requested_ns", b"cancel_requested_ns", "endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "operation", b"operation", "operation_token", b"operation_token", "request_id", b"request_id", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "service", b"service", "start", b"start", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_ns", b"started_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schedule_to_close_timeout_ns", b"_schedule_to_close_timeout_ns", "_schedule_to_start_timeout_ns", b"_schedule_to_start_timeout_ns", "_start_to_close_timeout_ns", b"_start_to_close_timeout_ns", "cancel", b"cancel", "cancel_requested_event_id", b"cancel_requested_event_id", "cancel_requested_ns", b"cancel_requested_ns", "endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "operation", b"operation", "operation_token", b"operation_token", "request_id", b"request_id", "schedule_to_close_timeout_ns", b"schedule_to_close_timeout_ns", "schedule_to_start_timeout_ns", b"schedule_to_start_timeout_ns", "scheduled_event_batch_id", b"scheduled_event_batch_id", "scheduled_event_id", b"scheduled_event_id", "scheduled_ns", b"scheduled_ns", "service", b"service", "start", b"start", "start_to_close_timeout_ns", b"start_to_close_timeout_ns", "started_ns", b"started_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__schedule_to_close_timeout_ns: _TypeAlias = _typing.Literal["schedule_to_close_timeout_ns"]  # noqa: Y015
+    _WhichOneofArgType__schedule_to_close_timeout_ns: _TypeAlias = _typing.Literal["_schedule_to_close_timeout_ns", b"_schedule_to_close_timeout_ns"]  # noqa: Y015
+    _WhichOneofReturnType__schedule_to_start_timeout_ns: _TypeAlias = _typing.Literal["schedule_to_start_timeout_ns"]  # noqa: Y015
+    _WhichOneofArgType__schedule_to_start_timeout_ns: _TypeAlias = _typing.Literal["_schedule_to_start_timeout_ns", b"_schedule_to_start_timeout_ns"]  # noqa: Y015
+    _WhichOneofReturnType__start_to_close_timeout_ns: _TypeAlias = _typing.Literal["start_to_close_timeout_ns"]  # noqa: Y015
+    _WhichOneofArgType__start_to_close_timeout_ns: _TypeAlias = _typing.Literal["_start_to_close_timeout_ns", b"_start_to_close_timeout_ns"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_to_close_timeout_ns) -> _WhichOneofReturnType__schedule_to_close_timeout_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_to_start_timeout_ns) -> _WhichOneofReturnType__schedule_to_start_timeout_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_to_close_timeout_ns) -> _WhichOneofReturnType__start_to_close_timeout_ns | None: ...
 
 Global___NexusOperation: _TypeAlias = NexusOperation  # noqa: Y015
 

@@ -219,14 +219,19 @@ def _infos(data: DeploymentData | None) -> list[WorkerDeploymentVersionInfo]:
 def _summary(
     info: WorkerDeploymentVersionInfo, status: deployment_pb.ComputeStatus | None
 ) -> deployment_pb.WorkerDeploymentInfo.WorkerDeploymentVersionSummary:
+    """Return a version's line in a description or a list of deployments."""
     summary = deployment_pb.WorkerDeploymentInfo.WorkerDeploymentVersionSummary(
-        version=info.version, status=info.status, drainage_status=info.drainage_info.status
+        version=info.version, status=info.status
     )
     summary.deployment_version.CopyFrom(info.deployment_version)
     for name in ("create_time", "drainage_info", "current_since_time", "ramping_since_time", "first_activation_time",
                  "last_current_time", "last_deactivation_time"):  # fmt: skip
         if info.HasField(name):
             getattr(summary, name).CopyFrom(getattr(info, name))
+    if info.status == _CURRENT:
+        # Temporal tells since when the version does not drain.
+        summary.drainage_info.last_changed_time.CopyFrom(info.current_since_time)
+        summary.drainage_info.last_checked_time.CopyFrom(info.current_since_time)
     if info.HasField("routing_changed_time"):
         summary.routing_update_time.CopyFrom(info.routing_changed_time)
     if info.HasField("compute_config"):
@@ -250,9 +255,10 @@ async def describe_worker_deployment(
         RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
     )
     statuses = await compute_status(frontend, context, data, infos)
-    reply.worker_deployment_info.version_summaries.extend(
-        _summary(info, statuses.get(info.deployment_version.build_id)) for info in reversed(infos)
-    )
+    for info in reversed(infos):
+        summary = _summary(info, statuses.get(info.deployment_version.build_id))
+        summary.drainage_status = summary.drainage_info.status  # deprecated, and not set in lists
+        reply.worker_deployment_info.version_summaries.append(summary)
     return reply
 
 
@@ -265,6 +271,10 @@ async def describe_worker_deployment_version(
     if info is None:
         raise not_found("Worker Deployment Version not found")
     reply = rr.DescribeWorkerDeploymentVersionResponse(worker_deployment_version_info=info)
+    # Temporal tells these times in summaries alone.
+    reply.worker_deployment_version_info.ClearField("first_activation_time")
+    reply.worker_deployment_version_info.ClearField("last_current_time")
+    reply.worker_deployment_version_info.ClearField("last_deactivation_time")
     compute_config.hide_secrets(reply.worker_deployment_version_info.compute_config)
     if request.report_task_queue_stats:
         queues = [RerouteTasksRequest.Queue(name=queue.name, task_type=queue.type) for queue in info.task_queue_infos]

@@ -40,9 +40,8 @@ def pending_operation(operation: NexusOperation) -> workflow_pb.PendingNexusOper
     )
     set_timestamp(info.scheduled_time, operation.scheduled_ns)
     for name in ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout"):
-        timeout_ns = getattr(operation, f"{name}_ns")
-        if timeout_ns:
-            set_duration(getattr(info, name), timeout_ns)
+        if operation.HasField(f"{name}_ns"):  # type: ignore[arg-type]
+            set_duration(getattr(info, name), getattr(operation, f"{name}_ns"))
     _fill_attempt(info, operation.start)
     if operation.cancel_requested_event_id:
         _fill_cancellation(info.cancellation_info, operation)

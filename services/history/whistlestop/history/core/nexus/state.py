@@ -25,9 +25,12 @@ def _scheduled(state: MutableState, event: history_pb.HistoryEvent, batch_id: in
     operation.service = a.service
     operation.operation = a.operation
     operation.request_id = a.request_id
-    operation.schedule_to_close_timeout_ns = duration_ns(a.schedule_to_close_timeout)
-    operation.schedule_to_start_timeout_ns = duration_ns(a.schedule_to_start_timeout)
-    operation.start_to_close_timeout_ns = duration_ns(a.start_to_close_timeout)
+    if a.HasField("schedule_to_close_timeout"):
+        operation.schedule_to_close_timeout_ns = duration_ns(a.schedule_to_close_timeout)
+    if a.HasField("schedule_to_start_timeout"):
+        operation.schedule_to_start_timeout_ns = duration_ns(a.schedule_to_start_timeout)
+    if a.HasField("start_to_close_timeout"):
+        operation.start_to_close_timeout_ns = duration_ns(a.start_to_close_timeout)
     operation.scheduled_ns = timestamp_ns(event.event_time)
 
 
