@@ -11,7 +11,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from tests.core.commands import made, payload
+from tests.core.command_builders import made, payload
 from whistlestop.history.core import appliers as _appliers  # noqa: F401 - registers the appliers of events
 from whistlestop.history.core.external.state import derived_uuid
 from whistlestop.history.core.state_pb2 import MutableState, TimeSkipping

@@ -11,7 +11,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.enums.v1 import command_type_pb2 as ct
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-from tests.core.commands import payload, payloads
+from tests.core.command_builders import payload, payloads
 from tests.core.harness import World
 from whistlestop.common.errors import ServiceError
 from whistlestop.history.core.commands.sizes import kept_failure

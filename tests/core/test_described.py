@@ -13,7 +13,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from tests.core.commands import made, payload, payloads
+from tests.core.command_builders import made, payload, payloads
 from whistlestop.history.core import describe
 from whistlestop.history.core.activity.describe import pending_activity
 from whistlestop.history.core.state_pb2 import Activity, MutableState

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.core.commands import complete_workflow, schedule_activity
+from tests.core.command_builders import complete_workflow, schedule_activity
 from tests.core.harness import World
 from whistlestop.history.core.activity import decide as activity
 

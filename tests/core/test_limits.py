@@ -16,7 +16,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 
-from tests.core.commands import made, payload, payloads, schedule_activity, start_timer
+from tests.core.command_builders import made, payload, payloads, schedule_activity, start_timer
 from tests.core.harness import World
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core import retry

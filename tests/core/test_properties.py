@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
 from tests.core.checks import CheckedWorld
-from tests.core.random_histories import STEPS, Actor
+from tests.core.random.histories import STEPS, Actor
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.update import decide as update
 

@@ -8,7 +8,7 @@ import pytest
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
-from tests.core.commands import complete_workflow, payloads, start_timer
+from tests.core.command_builders import complete_workflow, payloads, start_timer
 from tests.core.harness import World
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core.activity import standalone

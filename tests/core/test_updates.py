@@ -14,7 +14,7 @@ from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from tests.core.commands import complete_workflow, made, payloads, start_timer
+from tests.core.command_builders import complete_workflow, made, payloads, start_timer
 from tests.core.harness import World
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.history.core.callback.decide import CLOSED_BEFORE_COMPLETED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from tests.core.test_nexus import SCHEDULED, called
+from tests.core.nexus.test_nexus import SCHEDULED, called
 from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.messages import nexus_content

@@ -9,7 +9,7 @@ import pytest_asyncio
 from temporalio.api.nexusservices.workerservice.v1 import request_response_pb2 as commands_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.core.commands import schedule_activity
+from tests.core.command_builders import schedule_activity
 from tests.history.test_executions import NAMESPACE_ID, Bench
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS

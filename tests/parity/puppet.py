@@ -360,7 +360,7 @@ class Puppet:
         """Complete a workflow task with commands.
 
         A run that continues as new is at least a second old then: the next one is delayed to keep them a second apart,
-        and a busy machine would decide on which server it is. `tests/core/test_chain.py` has that rule.
+        and a busy machine would decide on which server it is. `tests/core/chain/test_chain.py` has that rule.
         """
         fields.setdefault("identity", "worker")
         if any("continue_as_new_workflow_execution_command_attributes" in command for command in commands):

@@ -16,7 +16,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
 from temporalio.api.update.v1 import message_pb2 as update_pb
 
-from tests.core.commands import fill, payloads
+from tests.core.command_builders import fill, payloads
 from tests.core.harness import short_name
 from whistlestop.history.core.times import SECOND_NS, set_duration
 
