@@ -27,7 +27,7 @@ from whistlestop.history.core.times import SECOND_NS, set_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.core.random.histories import Numbers
+    from tests.core.random.numbers import Numbers
     from whistlestop.history.core.state_pb2 import MutableState
 
 NOWHERE = 999
