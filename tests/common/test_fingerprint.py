@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from whistlestop.common.fingerprint import fingerprint32
 from whistlestop.common.versioning.deployments import in_ramp
-from whistlestop.common.versioning.fingerprint import fingerprint32
 
 
 @pytest.mark.parametrize(

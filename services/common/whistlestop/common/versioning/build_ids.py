@@ -81,7 +81,7 @@ def assigned_build(data: VersioningData, run_id: str) -> str:
 
 
 def _ramp_threshold(run_id: str) -> float:
-    from whistlestop.common.versioning.fingerprint import fingerprint32
+    from whistlestop.common.fingerprint import fingerprint32
 
     return 100 * fingerprint32(run_id.encode()) / 2**32
 

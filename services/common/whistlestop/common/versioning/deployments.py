@@ -230,7 +230,7 @@ def in_ramp(workflow_id: str, percentage: float) -> bool:
     if percentage <= 0 or percentage >= 100:
         return percentage > 0
     # Imported where it is needed: a cold start pays for every module.
-    from whistlestop.common.versioning.fingerprint import fingerprint32
+    from whistlestop.common.fingerprint import fingerprint32
 
     return 100 * fingerprint32(workflow_id.encode()) / 2**32 <= percentage
 
