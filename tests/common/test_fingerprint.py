@@ -1,4 +1,5 @@
-"""The hash that decides who is in a ramp: figures of FarmHash itself, one for each way that a length takes."""
+"""FarmHash's fingerprint against values of its reference implementation, on both sides of each length that it treats
+differently."""
 
 from __future__ import annotations
 
@@ -24,6 +25,22 @@ from whistlestop.common.versioning.deployments import in_ramp
 )
 def test_fingerprints_are_farmhash_s(text: str, known: int) -> None:
     assert fingerprint32(text.encode()) == known
+
+
+RISING = {
+    0: 3696677242, 1: 3232311124, 4: 1634603314, 5: 4268636116, 8: 3943682774, 12: 3728928540, 13: 894896735, 20: 8478106,
+    24: 2136966592, 25: 722474157, 40: 193898150, 41: 4256423620, 60: 2674372113, 61: 742158809, 200: 2504833043,
+}  # fmt: skip
+FALLING = {
+    1: 495582926, 3: 1506713833, 4: 717942210, 12: 466182406, 13: 2213515666, 24: 2245931127, 25: 1108917631,
+    64: 4084803613,
+}  # fmt: skip
+"""By length. The bytes count up from 0, or down from 255 (those above 127 are negative in the shortest inputs)."""
+
+
+def test_every_length_is_hashed_as_by_farmhash() -> None:
+    assert {size: fingerprint32(bytes(range(size))) for size in RISING} == RISING
+    assert {size: fingerprint32(bytes(range(255, 255 - size, -1))) for size in FALLING} == FALLING
 
 
 def test_a_share_of_the_ids_is_in_a_ramp_and_stays_in_a_larger_one() -> None:

@@ -14,7 +14,6 @@ from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.schedule import policy, spec
 from whistlestop.history.schedule.calendars import Calendar
-from whistlestop.history.schedule.farmhash import fingerprint32
 from whistlestop.history.schedule.ranges import FIELDS, SpecError, parse_cron, parse_field
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "America/Santiago")
@@ -127,11 +126,6 @@ def test_jitter_is_that_of_the_real_server(schedule_id: str, expected: list[int]
     )
     actual = policy.matching_times(times, 1_700_000_000 * SECOND_NS, 1_700_012_000 * SECOND_NS)
     assert [each // 1_000_000 for each in actual] == expected
-
-
-def test_the_hash_takes_long_inputs_only() -> None:
-    with pytest.raises(ValueError, match="longer than 24"):
-        fingerprint32(b"x" * 24)
 
 
 def test_an_hour_that_comes_twice_is_matched_twice() -> None:

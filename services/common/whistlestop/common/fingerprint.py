@@ -1,7 +1,8 @@
-"""FarmHash's Fingerprint32, the hash with which Temporal decides which workflow ids are in a ramp.
+"""FarmHash's Fingerprint32, from which Temporal derives decisions that must not change between calls or releases.
 
-Using the same hash sends the same workflow ids to the ramping version as Temporal does. Written from the published
-algorithm (farmhashmk).
+It decides which workflow ids are in a ramp and how much a schedule's time is put off by jitter, so both are the same
+here as on Temporal. Written from the published algorithm (farmhashmk); `docs/decisions/0015-farmhash.md` says why no
+library is used.
 """
 
 from __future__ import annotations

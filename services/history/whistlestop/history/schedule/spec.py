@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo
 
 from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
+from whistlestop.common.fingerprint import fingerprint32
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.history.core.times import SECOND_NS, duration_ns, timestamp_ns
 from whistlestop.history.schedule.calendars import Calendar, compiled
-from whistlestop.history.schedule.farmhash import fingerprint32
 from whistlestop.history.schedule.ranges import FIELDS, MAX_YEAR, SpecError, parse_cron, structured
 
 if TYPE_CHECKING:
