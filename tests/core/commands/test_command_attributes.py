@@ -15,8 +15,10 @@ from tests.core.harness import World
 from whistlestop.common.messages.failures import truncate
 from whistlestop.common.retry_defaults import RetryDefaults
 from whistlestop.history.core import retry
+from whistlestop.history.core.command_handlers import HANDLERS
 from whistlestop.history.core.commands import attributes as command_attributes
 from whistlestop.history.core.commands import external_attributes
+from whistlestop.history.core.commands.dispatch import command_name
 from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.times import SECOND_NS, duration_ns, set_duration
@@ -292,35 +294,50 @@ def test_bad_cancel(fields: dict[str, Any], message: str) -> None:
 # ---- missing attributes -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("call", "kind", "cause"),
-    [
-        (command_attributes.schedule_activity, "ScheduleActivityTask", "BadScheduleActivityAttributes"),
-        (command_attributes.start_timer, "StartTimer", "BadStartTimerAttributes"),
-        (command_attributes.cancel_timer, "CancelTimer", "BadCancelTimerAttributes"),
-        (command_attributes.record_marker, "RecordMarker", "BadRecordMarkerAttributes"),
-        (command_attributes.upsert_search_attributes, "UpsertWorkflowSearchAttributes", "BadSearchAttributes"),
-        (command_attributes.modify_properties, "ModifyWorkflowProperties", "BadModifyWorkflowPropertiesAttributes"),
-        (command_attributes.complete_workflow, "CompleteWorkflowExecution", "BadCompleteWorkflowExecutionAttributes"),
-        (command_attributes.fail_workflow, "FailWorkflowExecution", "BadFailWorkflowExecutionAttributes"),
-        (command_attributes.continue_as_new, "ContinueAsNewWorkflowExecution", "BadContinueAsNewAttributes"),
-        (external_attributes.start_child_workflow, "StartChildWorkflowExecution", "BadStartChildExecutionAttributes"),
-        (
-            external_attributes.signal_external_workflow,
-            "SignalExternalWorkflowExecution",
-            "BadSignalWorkflowExecutionAttributes",
-        ),
-        (
-            external_attributes.request_cancel_external_workflow,
-            "RequestCancelExternalWorkflowExecution",
-            "BadRequestCancelExternalWorkflowExecutionAttributes",
-        ),
-    ],
-)
-def test_attributes_not_set(call: Any, kind: str, cause: str) -> None:
-    attributes = getattr(command_pb, f"{kind}CommandAttributes")()
-    text = message_of(call, run_of(), attributes, is_set=False)
-    assert text == f"{cause}: {kind}CommandAttributes is not set on {kind}Command."
+CAUSES = {
+    "ScheduleActivityTask": "BadScheduleActivityAttributes",
+    "RequestCancelActivityTask": "BadRequestCancelActivityAttributes",
+    "StartTimer": "BadStartTimerAttributes",
+    "CancelTimer": "BadCancelTimerAttributes",
+    "RecordMarker": "BadRecordMarkerAttributes",
+    "UpsertWorkflowSearchAttributes": "BadSearchAttributes",
+    "ModifyWorkflowProperties": "BadModifyWorkflowPropertiesAttributes",
+    "CompleteWorkflowExecution": "BadCompleteWorkflowExecutionAttributes",
+    "FailWorkflowExecution": "BadFailWorkflowExecutionAttributes",
+    "CancelWorkflowExecution": "BadCancelWorkflowExecutionAttributes",
+    "ContinueAsNewWorkflowExecution": "BadContinueAsNewAttributes",
+    "StartChildWorkflowExecution": "BadStartChildExecutionAttributes",
+    "SignalExternalWorkflowExecution": "BadSignalWorkflowExecutionAttributes",
+    "RequestCancelExternalWorkflowExecution": "BadRequestCancelExternalWorkflowExecutionAttributes",
+    "ProtocolMessage": "BadUpdateWorkflowExecutionMessage",
+    "ScheduleNexusOperation": "BadScheduleNexusOperationAttributes",
+    "RequestCancelNexusOperation": "BadRequestCancelNexusOperationAttributes",
+}
+OF_NEXUS = {
+    "ScheduleNexusOperation": "empty ScheduleNexusOperationCommandAttributes",
+    "RequestCancelNexusOperation": "empty CancelNexusOperationCommandAttributes",
+}
+
+
+def test_each_command_has_a_cause_for_bad_attributes() -> None:
+    assert {command_name(command_type) for command_type in HANDLERS} == CAUSES.keys()
+
+
+@pytest.mark.parametrize("given", ["none", "of another command"])
+@pytest.mark.parametrize("command_type", HANDLERS)
+def test_attributes_not_set(command_type: Any, given: str) -> None:
+    command = command_pb.Command(command_type=command_type)
+    kind = command_name(command_type)
+    if given != "none":
+        other = "record_marker" if kind == "StartTimer" else "start_timer"
+        getattr(command, f"{other}_command_attributes").SetInParent()
+    world = World()
+    world.start()
+    world.poll()
+    outcome = world.complete(command)
+    assert outcome.error is not None
+    expected = OF_NEXUS.get(kind) or f"{kind}CommandAttributes is not set on {kind}Command."
+    assert outcome.error.message == f"{CAUSES[kind]}: {expected}"
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------------

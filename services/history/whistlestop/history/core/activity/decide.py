@@ -72,8 +72,7 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
     """Handle the command ScheduleActivityTask. Raise BadCommand."""
     run = completion.run
     attributes = command.schedule_activity_task_command_attributes
-    is_set = command.HasField("schedule_activity_task_command_attributes")
-    command_attributes.schedule_activity(run, attributes, is_set=is_set)
+    command_attributes.schedule_activity(run, attributes)
     if attributes.activity_id in _pending_ids(run):
         raise BadCommand(
             fc.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID,
@@ -127,8 +126,7 @@ def request_cancel(completion: Completion, command: command_pb.Command) -> histo
     """
     run = completion.run
     attributes = command.request_cancel_activity_task_command_attributes
-    is_set = command.HasField("request_cancel_activity_task_command_attributes")
-    command_attributes.request_cancel_activity(attributes, is_set=is_set)
+    command_attributes.request_cancel_activity(attributes)
     scheduled_event_id = attributes.scheduled_event_id
     activity = run.state.activities.get(scheduled_event_id)
     if activity.cancel_requested if activity is not None else not _has_finished(run, scheduled_event_id):

@@ -48,7 +48,7 @@ def initiate(completion: Completion, command: command_pb.Command) -> history_pb.
     """Handle the command StartChildWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.start_child_workflow_execution_command_attributes
-    external_attributes.start_child_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
+    external_attributes.start_child_workflow(run, attributes)
     sizes.check_pending_children(run)
     event = run.event(et.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED)
     a = event.start_child_workflow_execution_initiated_event_attributes

@@ -35,15 +35,11 @@ if TYPE_CHECKING:
 # ---- activities ------------------------------------------------------------------------------------------------------
 
 
-def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes, *, is_set: bool = True) -> None:
+def schedule_activity(run: Run, a: command_pb.ScheduleActivityTaskCommandAttributes) -> None:
     """Check and complete ScheduleActivityTask. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
     _take_fairness_key(a)
-    fault = (
-        "ScheduleActivityTaskCommandAttributes is not set on ScheduleActivityTaskCommand."
-        if not is_set
-        else activity_fault(run, a, run.state.run_timeout_ns)
-    )
+    fault = activity_fault(run, a, run.state.run_timeout_ns)
     if fault:
         raise BadCommand(cause, fault)
     if a.use_workflow_build_id and a.task_queue.name != run.state.task_queue and not run.state.assigned_build_id:
@@ -127,13 +123,9 @@ def activity_timeouts_fault(a: command_pb.ScheduleActivityTaskCommandAttributes,
     return ""
 
 
-def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttributes, *, is_set: bool = True) -> None:
+def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttributes) -> None:
     """Check RequestCancelActivityTask. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
-    if not is_set:
-        raise BadCommand(
-            cause, "RequestCancelActivityTaskCommandAttributes is not set on RequestCancelActivityTaskCommand."
-        )
     if a.scheduled_event_id <= 0:
         raise BadCommand(cause, "ScheduledEventId is not set on RequestCancelActivityTaskCommand.")
 
@@ -141,11 +133,9 @@ def request_cancel_activity(a: command_pb.RequestCancelActivityTaskCommandAttrib
 # ---- timers, markers, search attributes ------------------------------------------------------------------------------
 
 
-def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check StartTimer: id and duration. Raise BadCommand, also unless `is_set`."""
+def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes) -> None:
+    """Check StartTimer: id and duration. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
-    if not is_set:
-        raise BadCommand(cause, "StartTimerCommandAttributes is not set on StartTimerCommand.")
     _check_id(run, cause, "TimerId", a.timer_id, "StartTimerCommand")
     fault = retry.duration_fault(a.start_to_fire_timeout)
     if fault:
@@ -154,19 +144,15 @@ def start_timer(run: Run, a: command_pb.StartTimerCommandAttributes, *, is_set: 
         )
 
 
-def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check CancelTimer: the id. Raise BadCommand, also unless `is_set`."""
+def cancel_timer(run: Run, a: command_pb.CancelTimerCommandAttributes) -> None:
+    """Check CancelTimer: the id. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
-    if not is_set:
-        raise BadCommand(cause, "CancelTimerCommandAttributes is not set on CancelTimerCommand.")
     _check_id(run, cause, "TimerId", a.timer_id, "CancelTimerCommand")
 
 
-def record_marker(run: Run, a: command_pb.RecordMarkerCommandAttributes, *, is_set: bool = True) -> None:
-    """Check RecordMarker: name and size. Raise BadCommand, also unless `is_set`."""
+def record_marker(run: Run, a: command_pb.RecordMarkerCommandAttributes) -> None:
+    """Check RecordMarker: name and size. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
-    if not is_set:
-        raise BadCommand(cause, "RecordMarkerCommandAttributes is not set on RecordMarkerCommand.")
     _check_id(run, cause, "MarkerName", a.marker_name, "RecordMarkerCommand")
     sizes.check_blob(
         run, cause, sizes.payloads_map_size(a.details), "RecordMarkerCommandAttributes.Details exceeds size limit."
@@ -184,14 +170,10 @@ def _check_id(run: Run, cause: Cause, what: str, value: str, command: str) -> No
         )
 
 
-def upsert_search_attributes(
-    run: Run, a: command_pb.UpsertWorkflowSearchAttributesCommandAttributes, *, is_set: bool = True
-) -> None:
+def upsert_search_attributes(run: Run, a: command_pb.UpsertWorkflowSearchAttributesCommandAttributes) -> None:
     """Check UpsertWorkflowSearchAttributes. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
     command = "UpsertWorkflowSearchAttributesCommand"
-    if not is_set:
-        raise BadCommand(cause, f"{command}Attributes is not set on {command}.")
     if not a.HasField("search_attributes"):
         raise BadCommand(cause, f"SearchAttributes is not set on {command}.")
     if not a.search_attributes.indexed_fields:
@@ -206,14 +188,10 @@ def upsert_search_attributes(
     sizes.check_search_attributes(run, cause, sizes.merged_search_attributes(run, a.search_attributes))
 
 
-def modify_properties(
-    run: Run, a: command_pb.ModifyWorkflowPropertiesCommandAttributes, *, is_set: bool = True
-) -> None:
+def modify_properties(run: Run, a: command_pb.ModifyWorkflowPropertiesCommandAttributes) -> None:
     """Check ModifyWorkflowProperties. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES
     command = "ModifyWorkflowPropertiesCommand"
-    if not is_set:
-        raise BadCommand(cause, f"{command}Attributes is not set on {command}.")
     if not a.HasField("upserted_memo"):
         raise BadCommand(cause, f"UpsertedMemo is not set on {command}.")
     if not a.upserted_memo.fields:
@@ -229,15 +207,8 @@ def modify_properties(
 # ---- closing a run ---------------------------------------------------------------------------------------------------
 
 
-def complete_workflow(
-    run: Run, a: command_pb.CompleteWorkflowExecutionCommandAttributes, *, is_set: bool = True
-) -> None:
+def complete_workflow(run: Run, a: command_pb.CompleteWorkflowExecutionCommandAttributes) -> None:
     """Check CompleteWorkflowExecution. Raise BadCommand."""
-    if not is_set:
-        raise BadCommand(
-            fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES,
-            "CompleteWorkflowExecutionCommandAttributes is not set on CompleteWorkflowExecutionCommand.",
-        )
     sizes.check_blob(
         run,
         fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES,  # Temporal's choice
@@ -246,11 +217,9 @@ def complete_workflow(
     )
 
 
-def fail_workflow(run: Run, a: command_pb.FailWorkflowExecutionCommandAttributes, *, is_set: bool = True) -> None:
+def fail_workflow(run: Run, a: command_pb.FailWorkflowExecutionCommandAttributes) -> None:
     """Check FailWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
-    if not is_set:
-        raise BadCommand(cause, "FailWorkflowExecutionCommandAttributes is not set on FailWorkflowExecutionCommand.")
     if not a.HasField("failure"):
         raise BadCommand(cause, "Failure is not set on FailWorkflowExecutionCommand.")
     sizes.check_blob(
@@ -258,23 +227,10 @@ def fail_workflow(run: Run, a: command_pb.FailWorkflowExecutionCommandAttributes
     )
 
 
-def cancel_workflow(a: command_pb.CancelWorkflowExecutionCommandAttributes, *, is_set: bool = True) -> None:
-    """Check CancelWorkflowExecution. Raise BadCommand."""
-    if not is_set:
-        raise BadCommand(
-            fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_WORKFLOW_EXECUTION_ATTRIBUTES,
-            "CancelWorkflowExecutionCommandAttributes is not set on CancelWorkflowExecutionCommand.",
-        )
-
-
-def continue_as_new(
-    run: Run, a: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes, *, is_set: bool = True
-) -> None:
+def continue_as_new(run: Run, a: command_pb.ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
     """Check ContinueAsNewWorkflowExecution; unset fields are inherited from this run. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
     command = "ContinueAsNewWorkflowExecutionCommand"
-    if not is_set:
-        raise BadCommand(cause, f"{command}Attributes is not set on {command}.")
     state = run.state
     a.workflow_type.name = a.workflow_type.name or state.workflow_type
     name = a.workflow_type.name
@@ -311,15 +267,3 @@ def continue_as_new(
     sizes.check_blob(run, cause, a.input.ByteSize(), f"{command}Attributes. Input exceeds size limit.")
     sizes.check_memo(run, cause, a.memo, f"{command}Attributes. Memo exceeds size limit.")
     sizes.check_search_attributes(run, cause, a.search_attributes)
-
-
-# ---- messages -------------------------------------------------------------------------------------------------------
-
-
-def protocol_message(a: command_pb.ProtocolMessageCommandAttributes, *, is_set: bool = True) -> None:
-    """Check ProtocolMessage: the message id. Raise BadCommand, also unless `is_set`."""
-    cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
-    if not is_set:
-        raise BadCommand(cause, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")
-    if not a.message_id:
-        raise BadCommand(cause, "MessageID is not set on ProtocolMessageCommand.")

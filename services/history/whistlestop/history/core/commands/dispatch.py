@@ -58,26 +58,44 @@ _BAD_ATTRIBUTES = {
         fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_NEXUS_OPERATION_ATTRIBUTES,
 }  # fmt: skip
 
+_FIELDS = {
+    command_type: f"{ct.CommandType.Name(command_type).removeprefix('COMMAND_TYPE_').lower()}_command_attributes"
+    for command_type in _BAD_ATTRIBUTES
+}
+"""The field of a command's attributes, by the command's type."""
+_UNSET = {
+    ct.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION: "empty ScheduleNexusOperationCommandAttributes",
+    ct.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION: "empty CancelNexusOperationCommandAttributes",
+}
+"""What Temporal says of unset attributes, where it is not what it says of all others."""
+
 
 def carry_out(completion: Completion, handlers: Mapping[int, Handler]) -> None:
-    """Execute the answer's commands in order.
+    """Execute the answer's commands in order. A handler may rely on the attributes of its command being set.
 
-    Raise BadCommand for an invalid command, and INVALID_ARGUMENT for an invalid sequence of commands.
+    Raise BadCommand for an invalid command, or one that closes the workflow before it has seen the events that arrived
+    during its task; and INVALID_ARGUMENT for an invalid sequence of commands.
     """
     _check_sequence(completion.request, handlers)
     for command in completion.request.commands:
-        _check_names(command)
+        if completion.had_buffered_events and command.command_type in CLOSING:
+            raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
+        _check_attributes(command)
         written = handlers[command.command_type](completion, command)
         if written is not None and command.HasField("user_metadata"):
             written.user_metadata.CopyFrom(command.user_metadata)
 
 
-def _check_names(command: command_pb.Command) -> None:
-    """Raise BadCommand for a name or id with U+0000, which no store holds."""
+def _check_attributes(command: command_pb.Command) -> None:
+    """Raise BadCommand for attributes of another type or none, or a name or id with U+0000, which no store holds."""
     chosen = command.WhichOneof("attributes")
-    field = nul_field(getattr(command, chosen)) if chosen else ""
+    if chosen is None or chosen != _FIELDS[command.command_type]:
+        name = command_name(command.command_type)
+        text = _UNSET.get(command.command_type) or f"{name}CommandAttributes is not set on {name}Command."
+        raise BadCommand(_BAD_ATTRIBUTES[command.command_type], text)
+    field = nul_field(getattr(command, chosen))
     if field:
-        cause = _BAD_ATTRIBUTES.get(command.command_type, fc.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED)
+        cause = _BAD_ATTRIBUTES[command.command_type]
         raise BadCommand(cause, f"{field} must not contain U+0000: no store holds a name or an id with it")
 
 

@@ -34,14 +34,10 @@ if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
 
 
-def start_child_workflow(
-    run: Run, a: command_pb.StartChildWorkflowExecutionCommandAttributes, *, is_set: bool = True
-) -> None:
+def start_child_workflow(run: Run, a: command_pb.StartChildWorkflowExecutionCommandAttributes) -> None:
     """Check and complete StartChildWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_CHILD_EXECUTION_ATTRIBUTES
     command = "StartChildWorkflowExecutionCommand"
-    if not is_set:
-        raise BadCommand(cause, f"{command}Attributes is not set on {command}.")
     check_namespace(run, cause, a.namespace)
     a.namespace = a.namespace or run.state.namespace
     fault = _child_fault(run, a, command)
@@ -121,14 +117,10 @@ def _child_fault(run: Run, a: command_pb.StartChildWorkflowExecutionCommandAttri
     return ""
 
 
-def signal_external_workflow(
-    run: Run, a: command_pb.SignalExternalWorkflowExecutionCommandAttributes, *, is_set: bool = True
-) -> None:
+def signal_external_workflow(run: Run, a: command_pb.SignalExternalWorkflowExecutionCommandAttributes) -> None:
     """Check SignalExternalWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_SIGNAL_WORKFLOW_EXECUTION_ATTRIBUTES
     command = "SignalExternalWorkflowExecutionCommand"
-    if not is_set:
-        raise BadCommand(cause, f"{command}Attributes is not set on {command}.")
     if not a.HasField("execution"):
         raise BadCommand(cause, f"Execution is not set on {command}.")
     check_namespace(run, cause, a.namespace)
@@ -155,13 +147,11 @@ def signal_external_workflow(
 
 
 def request_cancel_external_workflow(
-    run: Run, a: command_pb.RequestCancelExternalWorkflowExecutionCommandAttributes, *, is_set: bool = True
+    run: Run, a: command_pb.RequestCancelExternalWorkflowExecutionCommandAttributes
 ) -> None:
     """Check RequestCancelExternalWorkflowExecution. Raise BadCommand."""
     cause = fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_ATTRIBUTES
     command = "RequestCancelExternalWorkflowExecutionCommand"
-    if not is_set:
-        raise BadCommand(cause, f"{command}Attributes is not set on {command}.")
     check_namespace(run, cause, a.namespace)
     what = f"WorkflowId={a.workflow_id} RunId={a.run_id} Namespace={a.namespace}"
     fault = ""

@@ -35,7 +35,7 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
     """Handle the command SignalExternalWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.signal_external_workflow_execution_command_attributes
-    external_attributes.signal_external_workflow(run, attributes, is_set=command.WhichOneof("attributes") is not None)
+    external_attributes.signal_external_workflow(run, attributes)
     sizes.check_pending_signals(run)
     event = run.event(et.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.signal_external_workflow_execution_initiated_event_attributes
@@ -58,9 +58,7 @@ def initiate_cancel(completion: Completion, command: command_pb.Command) -> hist
     """Handle the command RequestCancelExternalWorkflowExecution. Raise BadCommand."""
     run = completion.run
     attributes = command.request_cancel_external_workflow_execution_command_attributes
-    external_attributes.request_cancel_external_workflow(
-        run, attributes, is_set=command.WhichOneof("attributes") is not None
-    )
+    external_attributes.request_cancel_external_workflow(run, attributes)
     sizes.check_pending_cancels(run)
     event = run.event(et.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
     a = event.request_cancel_external_workflow_execution_initiated_event_attributes

@@ -40,8 +40,6 @@ def schedule(completion: Completion, command: command_pb.Command) -> history_pb.
     """Handle the command ScheduleNexusOperation. Raise BadCommand."""
     run = completion.run
     attributes = command.schedule_nexus_operation_command_attributes
-    if not command.HasField("schedule_nexus_operation_command_attributes"):
-        raise BadCommand(_BAD_SCHEDULE, f"empty {_NAME}")
     endpoint_id = _endpoint_id(run, attributes)
     _check_sizes(run, attributes)
     headers = _headers(run, attributes)
@@ -147,8 +145,6 @@ def request_cancel(completion: Completion, command: command_pb.Command) -> histo
     """Handle the command RequestCancelNexusOperation. Raise BadCommand."""
     run = completion.run
     attributes = command.request_cancel_nexus_operation_command_attributes
-    if not command.HasField("request_cancel_nexus_operation_command_attributes"):
-        raise BadCommand(_BAD_CANCEL, "empty CancelNexusOperationCommandAttributes")
     scheduled_event_id = attributes.scheduled_event_id
     operation = run.state.nexus_operations.get(scheduled_event_id)
     if operation is None and not _has_ended(run, scheduled_event_id):

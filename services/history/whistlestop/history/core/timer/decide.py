@@ -21,7 +21,7 @@ def start(completion: Completion, command: command_pb.Command) -> history_pb.His
     """Handle the command StartTimer. Raise BadCommand."""
     run = completion.run
     attributes = command.start_timer_command_attributes
-    command_attributes.start_timer(run, attributes, is_set=command.HasField("start_timer_command_attributes"))
+    command_attributes.start_timer(run, attributes)
     timer_id = attributes.timer_id
     if timer_id in run.state.timers:
         raise BadCommand(
@@ -46,7 +46,7 @@ def cancel(completion: Completion, command: command_pb.Command) -> history_pb.Hi
     """
     run = completion.run
     attributes = command.cancel_timer_command_attributes
-    command_attributes.cancel_timer(run, attributes, is_set=command.HasField("cancel_timer_command_attributes"))
+    command_attributes.cancel_timer(run, attributes)
     timer_id = attributes.timer_id
     if timer_id in run.state.timers:
         started_event_id = run.state.timers[timer_id].started_event_id

@@ -404,8 +404,6 @@ def abort_sent(run: Run) -> None:
 
 def protocol_message(completion: Completion, command: command_pb.Command) -> None:
     """Handle the command ProtocolMessage, which marks a message's place among the commands. Raise BadCommand."""
-    if command.WhichOneof("attributes") is None:
-        raise BadCommand(BAD_MESSAGE, "ProtocolMessageCommandAttributes is not set on ProtocolMessageCommand.")
     message_id = command.protocol_message_command_attributes.message_id
     if not message_id:
         raise BadCommand(BAD_MESSAGE, "MessageID is not set on ProtocolMessageCommand.")

@@ -23,7 +23,6 @@ from whistlestop.history.core.chain import next_run as chain
 from whistlestop.history.core.chain.id_policies import TERMINATE_REASON
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.commands import attributes as command_attributes
-from whistlestop.history.core.commands.errors import BadCommand
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.core.times import MILLISECOND_NS
 from whistlestop.history.core.transition import worker_commands
@@ -44,23 +43,14 @@ RUN_TIMED_OUT = failure_pb.Failure(message="workflow timeout", source="Server")
 RUN_TIMED_OUT.timeout_failure_info.timeout_type = wf_enums.TIMEOUT_TYPE_START_TO_CLOSE
 
 
-def check_all_seen(completion: Completion) -> None:
-    """Raise BadCommand when events arrived during the task, which the workflow has to see before it closes."""
-    if completion.had_buffered_events:
-        raise BadCommand(fc.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
-
-
 def complete(completion: Completion, command: command_pb.Command) -> history_pb.HistoryEvent | None:
     """Handle the command CompleteWorkflowExecution. Return the closing event, or None if the run is closed.
 
     Raise BadCommand.
     """
-    check_all_seen(completion)
     run = completion.run
     attributes = command.complete_workflow_execution_command_attributes
-    command_attributes.complete_workflow(
-        run, attributes, is_set=command.HasField("complete_workflow_execution_command_attributes")
-    )
+    command_attributes.complete_workflow(run, attributes)
     if not run.is_open:
         return None
     result = attributes.result if attributes.HasField("result") else None
@@ -81,12 +71,9 @@ def fail(completion: Completion, command: command_pb.Command) -> history_pb.Hist
 
     Raise BadCommand.
     """
-    check_all_seen(completion)
     run = completion.run
     attributes = command.fail_workflow_execution_command_attributes
-    command_attributes.fail_workflow(
-        run, attributes, is_set=command.HasField("fail_workflow_execution_command_attributes")
-    )
+    command_attributes.fail_workflow(run, attributes)
     if not run.is_open:
         return None
     failure = attributes.failure
@@ -108,12 +95,8 @@ def cancel(completion: Completion, command: command_pb.Command) -> history_pb.Hi
 
     Raise BadCommand.
     """
-    check_all_seen(completion)
     run = completion.run
     attributes = command.cancel_workflow_execution_command_attributes
-    command_attributes.cancel_workflow(
-        attributes, is_set=command.HasField("cancel_workflow_execution_command_attributes")
-    )
     if not run.is_open:
         return None
     event = run.event(et.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED)

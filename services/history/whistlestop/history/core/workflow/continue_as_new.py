@@ -31,12 +31,9 @@ def continue_as_new(completion: Completion, command: command_pb.Command) -> hist
 
     Return the closing event, or None if the run is closed.
     """
-    close.check_all_seen(completion)
     run = completion.run
     attributes = command.continue_as_new_workflow_execution_command_attributes
-    command_attributes.continue_as_new(
-        run, attributes, is_set=command.HasField("continue_as_new_workflow_execution_command_attributes")
-    )
+    command_attributes.continue_as_new(run, attributes)
     if not run.is_open:
         return None
     run_id = run.ids.uuid()

@@ -19,7 +19,7 @@ def record_marker(completion: Completion, command: command_pb.Command) -> histor
     """Handle the command RecordMarker. Raise BadCommand."""
     run = completion.run
     attributes = command.record_marker_command_attributes
-    command_attributes.record_marker(run, attributes, is_set=command.HasField("record_marker_command_attributes"))
+    command_attributes.record_marker(run, attributes)
     event = run.event(et.EVENT_TYPE_MARKER_RECORDED)
     a = event.marker_recorded_event_attributes
     a.marker_name = attributes.marker_name
@@ -36,8 +36,7 @@ def upsert_search_attributes(completion: Completion, command: command_pb.Command
     """Handle the command UpsertWorkflowSearchAttributes. Raise BadCommand."""
     run = completion.run
     attributes = command.upsert_workflow_search_attributes_command_attributes
-    is_set = command.HasField("upsert_workflow_search_attributes_command_attributes")
-    command_attributes.upsert_search_attributes(run, attributes, is_set=is_set)
+    command_attributes.upsert_search_attributes(run, attributes)
     event = run.event(et.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES)
     a = event.upsert_workflow_search_attributes_event_attributes
     a.search_attributes.CopyFrom(attributes.search_attributes)
@@ -50,8 +49,7 @@ def modify_properties(completion: Completion, command: command_pb.Command) -> hi
     """Handle the command ModifyWorkflowProperties, an upsert of the memo. Raise BadCommand."""
     run = completion.run
     attributes = command.modify_workflow_properties_command_attributes
-    is_set = command.HasField("modify_workflow_properties_command_attributes")
-    command_attributes.modify_properties(run, attributes, is_set=is_set)
+    command_attributes.modify_properties(run, attributes)
     event = run.event(et.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED)
     a = event.workflow_properties_modified_event_attributes
     a.upserted_memo.CopyFrom(attributes.upserted_memo)
