@@ -6,7 +6,9 @@ The engine's errors are worded for workflows; here they are reworded for the req
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
@@ -16,8 +18,6 @@ from whistlestop.storage.errors import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.limits import Limits
@@ -31,15 +31,29 @@ _T = TypeVar("_T")
 _MOST_DIGITS = 19
 
 
+class End(Protocol):
+    """How a run is terminated. Raises FAILED_PRECONDITION if it is over."""
+
+    def __call__(self, run: Run, *, reason: str, identity: str, request_id: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Standalone:
     """A kind of standalone execution: an activity or a Nexus operation."""
 
+    id_field: str
+    """The field of requests with the id that the user gave."""
     id_prefix: str
     """The prefix of the workflow ids of their runs."""
+    division: str
+    """The namespace division of their rows in visibility."""
     gone: str
     """The message for one that does not exist, with a placeholder for the id."""
+    deleted: str
+    """The reason of the termination of one that is deleted while it is open."""
     is_standalone: Callable[[MutableState], bool]
+    end: End
+    """Terminates the run."""
     long_poll: Callable[[Limits], tuple[int, int]]
     """The longest wait of a caller, and how long before its own deadline it is answered."""
 
@@ -47,11 +61,35 @@ class Standalone:
         """Return the workflow id under which the run is stored."""
         return self.id_prefix + user_id
 
-    async def key(self, service: History, context: CallContext, user_id: str, run_id: str) -> ExecutionKey:
-        """Return the key of the run; the latest one without a run id. Raise NOT_FOUND."""
+    def user_id(self, request: Any) -> str:
+        """Return the id that the user gave, from any request about such an execution."""
+        user_id: str = getattr(request, self.id_field)
+        return user_id
+
+    def start_request(self, request: Any) -> service_pb.StartWorkflowExecutionRequest:
+        """Return the start request of the run, with all that starts of both kinds have.
+
+        Id policies have the same numbers as those of workflows.
+        """
+        begin = service_pb.StartWorkflowExecutionRequest(
+            workflow_id=self.workflow_id(self.user_id(request)),
+            identity=request.identity,
+            request_id=request.request_id,
+            workflow_id_reuse_policy=int(request.id_reuse_policy),  # type: ignore[arg-type]
+            workflow_id_conflict_policy=int(request.id_conflict_policy),  # type: ignore[arg-type]
+        )
+        for field in ("user_metadata", "search_attributes"):
+            if request.HasField(field):
+                getattr(begin, field).CopyFrom(getattr(request, field))
+        set_keyword(begin, "TemporalNamespaceDivision", self.division)
+        return begin
+
+    async def key(self, service: History, request: Any, context: CallContext) -> ExecutionKey:
+        """Return the key of the run that the request names; of the latest one without a run id. Raise NOT_FOUND."""
         engine = service.engine
+        user_id = self.user_id(request)
         try:
-            return await engine.resolve(context.namespace_id, self.workflow_id(user_id), run_id)
+            return await engine.resolve(context.namespace_id, self.workflow_id(user_id), request.run_id)
         except ServiceError as error:
             raise self._with_user_id(error, user_id) from None
 
@@ -103,19 +141,34 @@ class Standalone:
         except ServiceError as error:
             raise self._with_user_id(error, user_id) from None
 
-    async def delete(
-        self, service: History, namespace_id: str, user_id: str, run_id: str, end: Callable[[Run], None]
-    ) -> None:
-        """Call `end` if the run is open, and delete everything stored of it."""
+    async def change_named(
+        self, service: History, request: Any, context: CallContext, decide: Callable[[Run], _T]
+    ) -> _T:
+        """Decide on the run that the request names, commit, and return what `decide` did. Raise NOT_FOUND."""
+        user_id = self.user_id(request)
+        _, answer = await self.change(service, context.namespace_id, user_id, request.run_id, decide)
+        return answer
+
+    async def terminate(self, service: History, request: Any, context: CallContext) -> None:
+        """Terminate the run at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
+
+        def decide(run: Run) -> None:
+            self.end(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
+
+        await self.change_named(service, request, context, decide)
+
+    async def delete(self, service: History, request: Any, context: CallContext) -> None:
+        """Terminate the run if it is open, and delete everything stored of it. Raise NOT_FOUND."""
+        namespace_id, user_id = context.namespace_id, self.user_id(request)
 
         def decide(run: Run) -> None:
             if run.is_open:
-                end(run)
+                self.end(run, reason=self.deleted, identity="", request_id="")
 
         try:
-            run, _ = await self.change(service, namespace_id, user_id, run_id, decide)
+            run, _ = await self.change(service, namespace_id, user_id, request.run_id, decide)
         except Unreadable:
-            await rebuilding.end_and_delete(service.engine, namespace_id, self.workflow_id(user_id), run_id)
+            await rebuilding.end_and_delete(service.engine, namespace_id, self.workflow_id(user_id), request.run_id)
             return
         await service.engine.delete(run.key)
 
@@ -150,6 +203,21 @@ def _version_of(token: bytes, run_id: str) -> int:
     if owner != run_id:
         raise invalid_argument("long poll token does not match execution")
     return int(version)
+
+
+def already_started(error: ServiceError, text: str, kind: type[Any]) -> ServiceError:
+    """Return the error of a start as one of the execution's kind, if it says that the id is in use.
+
+    `kind` is the message of its details; `text` may contain `{request_id}` and `{run_id}`.
+    """
+    if error.code is not Code.ALREADY_EXISTS:
+        return error
+    detail: Any = error.details[0]
+    return ServiceError(
+        Code.ALREADY_EXISTS,
+        text.format(request_id=detail.start_request_id, run_id=detail.run_id),
+        kind(start_request_id=detail.start_request_id, run_id=detail.run_id),
+    )
 
 
 def set_keyword(request: service_pb.StartWorkflowExecutionRequest, name: str, value: str) -> None:

@@ -12,7 +12,7 @@ from temporalio.api.common.v1 import message_pb2 as common_pb
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import ServiceError
 from whistlestop.history.api import METHODS
 from whistlestop.history.api.activity.operations import (
     jitter_ns,
@@ -21,7 +21,7 @@ from whistlestop.history.api.activity.operations import (
     unpause_activity,
     update_activity_options,
 )
-from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
+from whistlestop.history.api.standalone import Standalone, already_started, long_poll_token
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.activity import standalone as core
 from whistlestop.history.core.activity import standalone_describe as describe
@@ -43,7 +43,8 @@ OPTION_FIELDS = (
 
 
 ACTIVITIES = Standalone(
-    id_prefix=core.ID_PREFIX, gone=core.GONE, is_standalone=core.is_standalone,
+    id_field="activity_id", id_prefix=core.ID_PREFIX, division=core.DIVISION, gone=core.GONE,
+    deleted="Delete activity execution", is_standalone=core.is_standalone, end=core.terminate,
     long_poll=lambda limits: (limits.activity_long_poll_ns, limits.activity_long_poll_buffer_ns),
 )  # fmt: skip
 
@@ -70,7 +71,8 @@ async def start_activity_execution(
     try:
         reply, run = await start(Start(service, _start_request(request), context, prepare))
     except ServiceError as error:
-        raise _already_started(error) from None
+        text, kind = "activity execution already started", details_pb.ActivityExecutionAlreadyStartedFailure
+        raise already_started(error, text, kind) from None
     if run is None and request.on_conflict_options.attach_links:
 
         def attach(run: Run) -> None:
@@ -84,20 +86,14 @@ async def start_activity_execution(
 
 
 def _start_request(request: service_pb.StartActivityExecutionRequest) -> service_pb.StartWorkflowExecutionRequest:
-    """Return the start request of the activity's run. Id policies have the same numbers as those of workflows."""
-    begin = service_pb.StartWorkflowExecutionRequest(
-        workflow_id=ACTIVITIES.workflow_id(request.activity_id),
-        identity=request.identity,
-        request_id=request.request_id,
-        workflow_id_reuse_policy=int(request.id_reuse_policy),  # type: ignore[arg-type]
-        workflow_id_conflict_policy=int(request.id_conflict_policy),  # type: ignore[arg-type]
-        completion_callbacks=request.completion_callbacks,
-        links=request.links,
-    )
+    """Return the start request of the activity's run."""
+    begin = ACTIVITIES.start_request(request)
+    begin.completion_callbacks.extend(request.completion_callbacks)
+    begin.links.extend(request.links)
     begin.workflow_type.name = request.activity_type.name
     begin.task_queue.CopyFrom(request.task_queue)
     begin.workflow_start_delay.CopyFrom(request.start_delay)
-    for field in ("input", "header", "user_metadata", "priority", "search_attributes"):
+    for field in ("input", "header", "priority"):
         if request.HasField(field):
             getattr(begin, field).CopyFrom(getattr(request, field))
     if request.HasField("on_conflict_options"):
@@ -105,21 +101,7 @@ def _start_request(request: service_pb.StartActivityExecutionRequest) -> service
         begin.on_conflict_options.attach_request_id = wanted.attach_request_id
         begin.on_conflict_options.attach_completion_callbacks = wanted.attach_completion_callbacks
         begin.on_conflict_options.attach_links = wanted.attach_links
-    set_keyword(begin, "TemporalNamespaceDivision", core.DIVISION)
     return begin
-
-
-def _already_started(error: ServiceError) -> ServiceError:
-    if error.code is not Code.ALREADY_EXISTS:
-        return error
-    detail: Any = error.details[0]
-    return ServiceError(
-        Code.ALREADY_EXISTS,
-        "activity execution already started",
-        details_pb.ActivityExecutionAlreadyStartedFailure(
-            start_request_id=detail.start_request_id, run_id=detail.run_id
-        ),
-    )
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -132,7 +114,7 @@ async def describe_activity_execution(
 
     Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
     """
-    key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
+    key = await ACTIVITIES.key(service, request, context)
     entry = await ACTIVITIES.read_or_wait(service, context, key, request.long_poll_token)
     if entry is None:
         return service_pb.DescribeActivityExecutionResponse()
@@ -160,7 +142,7 @@ async def poll_activity_execution(
     service: History, request: service_pb.PollActivityExecutionRequest, context: CallContext
 ) -> Reply:
     """Return the activity's outcome as soon as it has one; an empty reply at the deadline. Raise NOT_FOUND."""
-    key = await ACTIVITIES.key(service, context, request.activity_id, request.run_id)
+    key = await ACTIVITIES.key(service, request, context)
     entry = await ACTIVITIES.wait(
         service, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL
     )
@@ -182,7 +164,7 @@ async def request_cancel_activity_execution(
     def decide(run: Run) -> None:
         core.request_cancel(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    await ACTIVITIES.change_named(service, request, context, decide)
     return service_pb.RequestCancelActivityExecutionResponse()
 
 
@@ -190,11 +172,7 @@ async def terminate_activity_execution(
     service: History, request: service_pb.TerminateActivityExecutionRequest, context: CallContext
 ) -> Reply:
     """Terminate the activity at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
-
-    def decide(run: Run) -> None:
-        core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
-
-    await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    await ACTIVITIES.terminate(service, request, context)
     return service_pb.TerminateActivityExecutionResponse()
 
 
@@ -202,11 +180,7 @@ async def delete_activity_execution(
     service: History, request: service_pb.DeleteActivityExecutionRequest, context: CallContext
 ) -> Reply:
     """Terminate the activity if it is open, and delete everything stored of it. Raise NOT_FOUND."""
-
-    def end(run: Run) -> None:
-        core.terminate(run, reason="Delete activity execution", identity="", request_id="")
-
-    await ACTIVITIES.delete(service, context.namespace_id, request.activity_id, request.run_id, end)
+    await ACTIVITIES.delete(service, request, context)
     return service_pb.DeleteActivityExecutionResponse()
 
 
@@ -243,7 +217,7 @@ async def pause_activity_execution(
         def decide(run: Run) -> None:
             operations.pause(run, request_id=request.request_id)
 
-        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.change_named(service, request, context, decide)
     return service_pb.PauseActivityExecutionResponse()
 
 
@@ -259,7 +233,7 @@ async def unpause_activity_execution(
         def decide(run: Run) -> None:
             operations.unpause(run, request_id=request.request_id, jitter_ns=drawn_ns)
 
-        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.change_named(service, request, context, decide)
     return service_pb.UnpauseActivityExecutionResponse()
 
 
@@ -283,7 +257,7 @@ async def reset_activity_execution(
                 jitter_ns=drawn_ns,
             )
 
-        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
+        await ACTIVITIES.change_named(service, request, context, decide)
     return service_pb.ResetActivityExecutionResponse()
 
 
@@ -309,7 +283,7 @@ async def update_activity_execution_options(
             restore=request.restore_original,
         )
 
-    _, options = await ACTIVITIES.change(service, context.namespace_id, request.activity_id, request.run_id, decide)
+    options = await ACTIVITIES.change_named(service, request, context, decide)
     return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=options)
 
 

@@ -5,16 +5,16 @@ The frontend serves lists and counts from visibility; handlers respond through `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import nexus_pb2 as enums
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.errors import Code, ServiceError, not_found
+from whistlestop.common.errors import ServiceError, not_found
 from whistlestop.history.api import METHODS
-from whistlestop.history.api.standalone import Standalone, long_poll_token, set_keyword
+from whistlestop.history.api.standalone import Standalone, already_started, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import standalone as core
@@ -35,7 +35,8 @@ _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to
 
 
 OPERATIONS = Standalone(
-    id_prefix=core.ID_PREFIX, gone=core.GONE, is_standalone=core.is_standalone,
+    id_field="operation_id", id_prefix=core.ID_PREFIX, division=core.DIVISION, gone=core.GONE,
+    deleted="Delete nexus operation execution", is_standalone=core.is_standalone, end=core.terminate,
     long_poll=lambda limits: (limits.nexus_long_poll_ns, limits.nexus_long_poll_buffer_ns),
 )  # fmt: skip
 
@@ -64,7 +65,8 @@ async def start_nexus_operation_execution(
     try:
         reply, run = await start(Start(service, begin, context, prepare))
     except ServiceError as error:
-        raise _already_started(error) from None
+        text = "nexus operation execution already started: request_id={request_id}, run_id={run_id}"
+        raise already_started(error, text, details_pb.NexusOperationExecutionAlreadyStartedFailure) from None
     return service_pb.StartNexusOperationExecutionResponse(run_id=reply.run_id, started=run is not None)
 
 
@@ -88,36 +90,13 @@ def _scheduled_attributes(
 def _start_request(
     request: service_pb.StartNexusOperationExecutionRequest, nexus_request_id: str
 ) -> service_pb.StartWorkflowExecutionRequest:
-    """Return the start request of the operation's run. Id policies have the same numbers as those of workflows."""
-    begin = service_pb.StartWorkflowExecutionRequest(
-        workflow_id=OPERATIONS.workflow_id(request.operation_id),
-        identity=request.identity,
-        request_id=request.request_id,
-        workflow_id_reuse_policy=int(request.id_reuse_policy),  # type: ignore[arg-type]
-        workflow_id_conflict_policy=int(request.id_conflict_policy),  # type: ignore[arg-type]
-    )
+    """Return the start request of the operation's run."""
+    begin = OPERATIONS.start_request(request)
     begin.workflow_type.name = request.operation
     begin.task_queue.name = request.endpoint
-    for field in ("user_metadata", "search_attributes"):
-        if request.HasField(field):
-            getattr(begin, field).CopyFrom(getattr(request, field))
-    set_keyword(begin, "TemporalNamespaceDivision", core.DIVISION)
     set_keyword(begin, core.SERVICE_ATTRIBUTE, request.service)
     set_keyword(begin, core.REQUEST_ATTRIBUTE, nexus_request_id)
     return begin
-
-
-def _already_started(error: ServiceError) -> ServiceError:
-    if error.code is not Code.ALREADY_EXISTS:
-        return error
-    detail: Any = error.details[0]
-    return ServiceError(
-        Code.ALREADY_EXISTS,
-        f"nexus operation execution already started: request_id={detail.start_request_id}, run_id={detail.run_id}",
-        details_pb.NexusOperationExecutionAlreadyStartedFailure(
-            start_request_id=detail.start_request_id, run_id=detail.run_id
-        ),
-    )
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -130,7 +109,7 @@ async def describe_nexus_operation_execution(
 
     Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
     """
-    key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
+    key = await OPERATIONS.key(service, request, context)
     entry = await OPERATIONS.read_or_wait(service, context, key, request.long_poll_token)
     if entry is None:
         return service_pb.DescribeNexusOperationExecutionResponse()
@@ -174,7 +153,7 @@ async def poll_nexus_operation_execution(
 
     Raise NOT_FOUND.
     """
-    key = await OPERATIONS.key(service, context, request.operation_id, request.run_id)
+    key = await OPERATIONS.key(service, request, context)
     start_will_do = request.wait_stage == enums.NEXUS_OPERATION_WAIT_STAGE_STARTED
 
     def is_there(entry: Entry) -> bool:
@@ -211,7 +190,7 @@ async def request_cancel_nexus_operation_execution(
         if operation is not None:
             nexus_operations.want_cancel(run, operation)
 
-    await OPERATIONS.change(service, context.namespace_id, request.operation_id, request.run_id, decide)
+    await OPERATIONS.change_named(service, request, context, decide)
     return service_pb.RequestCancelNexusOperationExecutionResponse()
 
 
@@ -219,11 +198,7 @@ async def terminate_nexus_operation_execution(
     service: History, request: service_pb.TerminateNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
     """Terminate the operation at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
-
-    def decide(run: Run) -> None:
-        core.terminate(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
-
-    await OPERATIONS.change(service, context.namespace_id, request.operation_id, request.run_id, decide)
+    await OPERATIONS.terminate(service, request, context)
     return service_pb.TerminateNexusOperationExecutionResponse()
 
 
@@ -231,11 +206,7 @@ async def delete_nexus_operation_execution(
     service: History, request: service_pb.DeleteNexusOperationExecutionRequest, context: CallContext
 ) -> Reply:
     """Terminate the operation if it is open, and delete everything stored of it. Raise NOT_FOUND."""
-
-    def end(run: Run) -> None:
-        core.terminate(run, reason="Delete nexus operation execution", identity="", request_id="")
-
-    await OPERATIONS.delete(service, context.namespace_id, request.operation_id, request.run_id, end)
+    await OPERATIONS.delete(service, request, context)
     return service_pb.DeleteNexusOperationExecutionResponse()
 
 
