@@ -41,7 +41,7 @@ class CountResponse(Protocol):
     count: int
 
 
-_Response = TypeVar("_Response", bound=CountResponse)
+Counted = TypeVar("Counted", bound=CountResponse)
 _Entry = TypeVar("_Entry")
 
 
@@ -74,7 +74,7 @@ async def page(
     return rows, marked(token, mark)
 
 
-async def fill_count(frontend: FrontendPorts, context: CallContext, query: Query, response: _Response) -> _Response:
+async def fill_count(frontend: FrontendPorts, context: CallContext, query: Query, response: Counted) -> Counted:
     """Fill in the count, and a count per group if the filter groups. Raise StorageError."""
     if not query.group_by:
         response.count = await frontend.store.count_visibility(

@@ -15,9 +15,9 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import ServiceError, invalid_argument
-from whistlestop.frontend.api import checks
+from whistlestop.frontend.api import checks, standalone
 from whistlestop.frontend.api.callbacks import check_callbacks
-from whistlestop.frontend.api.listing import Division, entries, fill_count, page, show_attributes
+from whistlestop.frontend.api.listing import Division, show_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,11 @@ _PATHS = frozenset({
 })  # fmt: skip
 
 
+NAMES = standalone.Names(
+    id_field="activity_id", id="activity ID", request_id="request ID",
+    bad_run_id="invalid run id: must be a valid UUID",
+    no_run_id="run id is required when long poll token is provided",
+)  # fmt: skip
 _ENDS = (service_pb.RequestCancelActivityExecutionRequest, service_pb.TerminateActivityExecutionRequest)
 
 
@@ -69,6 +74,7 @@ def check_start(request: service_pb.StartActivityExecutionRequest, namespace: Na
     Raise INVALID_ARGUMENT.
     """
     assert namespace is not None
+    most = rules.config.max_id_length
     if not request.request_id:
         request.request_id = rules.ids.uuid()
     request.retry_policy.SetInParent()
@@ -79,12 +85,12 @@ def check_start(request: service_pb.StartActivityExecutionRequest, namespace: Na
     if not request.activity_type.name:
         raise invalid_argument("activityType is not set")
     checks.check_retry_policy(request.retry_policy, rules.config.activity_retry)
-    _check_length("activityId", request.activity_id, rules)
-    _check_length("activityType", request.activity_type.name, rules)
+    standalone.check_length("activityId", request.activity_id, most)
+    standalone.check_length("activityType", request.activity_type.name, most)
     _check_priority(request.priority)
     _fill_timeouts(request)
-    _check_length("request ID", request.request_id, rules)
-    _check_length("identity", request.identity, rules)
+    standalone.check_length("request ID", request.request_id, most)
+    standalone.check_length("identity", request.identity, most)
     request.id_reuse_policy = request.id_reuse_policy or enums.ACTIVITY_ID_REUSE_POLICY_ALLOW_DUPLICATE
     request.id_conflict_policy = request.id_conflict_policy or enums.ACTIVITY_ID_CONFLICT_POLICY_FAIL
     if request.input.ByteSize() > rules.config.blob_size_limit_error:
@@ -156,52 +162,19 @@ def _fill_timeouts(request: service_pb.StartActivityExecutionRequest) -> None:
     request.heartbeat_timeout.SetInParent()
 
 
-def _check_length(what: str, text: str, rules: Rules) -> None:
-    most = rules.config.max_id_length
-    if checks.length(text) > most:
-        raise invalid_argument(f"{what} exceeds length limit. Length={checks.length(text)} Limit={most}")
-
-
-def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that the activity is named correctly. Raise INVALID_ARGUMENT."""
-    _check_id(request, rules)
-    if isinstance(request, service_pb.DescribeActivityExecutionRequest) and (
-        request.long_poll_token and not request.run_id
-    ):
-        raise invalid_argument("run id is required when long poll token is provided")
-    _check_run_id(request)
-
-
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the activity's name, the request id, the identity and the reason. Raise INVALID_ARGUMENT."""
     if isinstance(request, _ENDS):
-        _check_id(request, rules)
-    _check_request_id(request, rules)
-    _check_id(request, rules)
-    _check_length("identity", request.identity, rules)
-    _check_run_id(request)
+        NAMES.check_id(request, rules)
+    NAMES.check_request_id(request, rules)
+    NAMES.check_id(request, rules)
+    standalone.check_length("identity", request.identity, rules.config.max_id_length)
+    NAMES.check_run_id(request)
     has_reason = "reason" in request.DESCRIPTOR.fields_by_name
     if has_reason and checks.length(request.reason) > rules.config.blob_size_limit_error:
         raise invalid_argument("reason exceeds length limit")
     if "jitter" in request.DESCRIPTOR.fields_by_name:
         _check_span(request.jitter, "jitter")
-
-
-def _check_id(request: Any, rules: Rules) -> None:
-    if not request.activity_id:
-        raise invalid_argument("activity ID is required")
-    _check_length("activity ID", request.activity_id, rules)
-
-
-def _check_run_id(request: Any) -> None:
-    if not checks.is_run_id(request.run_id):
-        raise invalid_argument("invalid run id: must be a valid UUID")
-
-
-def _check_request_id(request: Any, rules: Rules) -> None:
-    if not request.request_id:
-        request.request_id = rules.ids.uuid()
-    _check_length("request ID", request.request_id, rules)
 
 
 def check_update_options(
@@ -248,21 +221,15 @@ async def list_activity_executions(
     frontend: FrontendPorts, request: service_pb.ListActivityExecutionsRequest, context: CallContext
 ) -> service_pb.ListActivityExecutionsResponse:
     """Return a page of activities, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
-    query, custom = await DIVISION.parsed(frontend, context, request.query)
-    rows, token = await page(
-        frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
-    )
-    return service_pb.ListActivityExecutionsResponse(
-        executions=await entries(frontend, rows, lambda row: _entry(row, custom)), next_page_token=token
-    )
+    listed, token = await standalone.list_page(frontend, request, context, DIVISION, _entry)
+    return service_pb.ListActivityExecutionsResponse(executions=listed, next_page_token=token)
 
 
 async def count_activity_executions(
     frontend: FrontendPorts, request: service_pb.CountActivityExecutionsRequest, context: CallContext
 ) -> service_pb.CountActivityExecutionsResponse:
     """Count activities, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
-    query, _ = await DIVISION.parsed(frontend, context, request.query)
-    return await fill_count(frontend, context, query, service_pb.CountActivityExecutionsResponse())
+    return await standalone.count(frontend, request, context, DIVISION, service_pb.CountActivityExecutionsResponse())
 
 
 def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> activity_pb.ActivityExecutionListInfo:
@@ -290,9 +257,9 @@ HANDLERS: dict[str, Handler] = {
 
 VALIDATORS: dict[str, Validator] = {
     "StartActivityExecution": check_start,
-    "DescribeActivityExecution": check_reference,
-    "PollActivityExecution": check_reference,
-    "DeleteActivityExecution": check_reference,
+    "DescribeActivityExecution": NAMES.check_reference,
+    "PollActivityExecution": NAMES.check_reference,
+    "DeleteActivityExecution": NAMES.check_reference,
     "RequestCancelActivityExecution": check_change,
     "TerminateActivityExecution": check_change,
     "PauseActivityExecution": check_change,

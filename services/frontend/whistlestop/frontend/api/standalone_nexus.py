@@ -16,8 +16,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
-from whistlestop.frontend.api import checks
-from whistlestop.frontend.api.listing import Division, entries, fill_count, page, show_attributes
+from whistlestop.frontend.api import checks, standalone
+from whistlestop.frontend.api.listing import Division, show_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +41,10 @@ DIVISION = Division(
         "RequestId": "TemporalNexusRequestId",
     },
 )  # fmt: skip
+NAMES = standalone.Names(
+    id_field="operation_id", id="operation_id", request_id="request_id", bad_run_id="run_id is not a valid UUID",
+    no_run_id="run_id is required when long_poll_token is provided",
+)  # fmt: skip
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
 
 
@@ -55,9 +59,9 @@ def check_start(
     Raise INVALID_ARGUMENT.
     """
     assert namespace is not None
-    _check_request_id(request, rules)
-    _check_id(request, rules)
-    _check_length("identity", request.identity, rules.config.max_id_length)
+    NAMES.check_request_id(request, rules)
+    NAMES.check_id(request, rules)
+    standalone.check_length("identity", request.identity, rules.config.max_id_length)
     if not request.endpoint:
         raise invalid_argument("endpoint is required")
     config = rules.config
@@ -67,7 +71,7 @@ def check_start(
         name = getattr(request, field)
         if not name:
             raise invalid_argument(f"{field} is required")
-        _check_length(field, name, longest)
+        standalone.check_length(field, name, longest)
     _check_timeouts(request, config.nexus_schedule_to_close_max_s)
     if request.input.ByteSize() > rules.config.blob_size_limit_error:
         raise invalid_argument(
@@ -110,38 +114,6 @@ def _check_headers(request: service_pb.StartNexusOperationExecutionRequest, conf
     request.nexus_header.update(lowered)
 
 
-def _check_length(what: str, text: str, most: int) -> None:
-    if checks.length(text) > most:
-        raise invalid_argument(f"{what} exceeds length limit. Length={checks.length(text)} Limit={most}")
-
-
-def _check_id(request: Any, rules: Rules) -> None:
-    if not request.operation_id:
-        raise invalid_argument("operation_id is required")
-    _check_length("operation_id", request.operation_id, rules.config.max_id_length)
-
-
-def _check_run_id(request: Any) -> None:
-    if not checks.is_run_id(request.run_id):
-        raise invalid_argument("run_id is not a valid UUID")
-
-
-def _check_request_id(request: Any, rules: Rules) -> None:
-    if not request.request_id:
-        request.request_id = rules.ids.uuid()
-    _check_length("request_id", request.request_id, rules.config.max_id_length)
-
-
-def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
-    """Check that the operation is named correctly. Raise INVALID_ARGUMENT."""
-    _check_id(request, rules)
-    if isinstance(request, service_pb.DescribeNexusOperationExecutionRequest) and (
-        request.long_poll_token and not request.run_id
-    ):
-        raise invalid_argument("run_id is required when long_poll_token is provided")
-    _check_run_id(request)
-
-
 def check_poll(
     request: service_pb.PollNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -149,16 +121,16 @@ def check_poll(
     request.wait_stage = request.wait_stage or enums.NEXUS_OPERATION_WAIT_STAGE_CLOSED
     if request.wait_stage not in enums.NexusOperationWaitStage.values():
         raise invalid_argument(f"unsupported wait_stage: {request.wait_stage}")
-    check_reference(request, namespace, rules)
+    NAMES.check_reference(request, namespace, rules)
 
 
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the operation's name, the request id, the identity and the reason. Raise INVALID_ARGUMENT."""
-    _check_request_id(request, rules)
-    _check_id(request, rules)
-    _check_run_id(request)
-    _check_length("identity", request.identity, rules.config.max_id_length)
-    _check_length("reason", request.reason, rules.config.nexus_reason_max_length)
+    NAMES.check_request_id(request, rules)
+    NAMES.check_id(request, rules)
+    NAMES.check_run_id(request)
+    standalone.check_length("identity", request.identity, rules.config.max_id_length)
+    standalone.check_length("reason", request.reason, rules.config.nexus_reason_max_length)
 
 
 # ---- lists ----------------------------------------------------------------------------------------------------------
@@ -168,21 +140,17 @@ async def list_nexus_operation_executions(
     frontend: FrontendPorts, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.ListNexusOperationExecutionsResponse:
     """Return a page of operations, newest first. Raise INVALID_ARGUMENT for a bad filter or page token."""
-    query, custom = await DIVISION.parsed(frontend, context, request.query)
-    rows, token = await page(
-        frontend, context, query, request.page_size, request.next_page_token, request.query, DIVISION.base
-    )
-    return service_pb.ListNexusOperationExecutionsResponse(
-        operations=await entries(frontend, rows, lambda row: _entry(row, custom)), next_page_token=token
-    )
+    listed, token = await standalone.list_page(frontend, request, context, DIVISION, _entry)
+    return service_pb.ListNexusOperationExecutionsResponse(operations=listed, next_page_token=token)
 
 
 async def count_nexus_operation_executions(
     frontend: FrontendPorts, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.CountNexusOperationExecutionsResponse:
     """Count operations, also per group if the filter groups. Raise INVALID_ARGUMENT for a bad filter."""
-    query, _ = await DIVISION.parsed(frontend, context, request.query)
-    return await fill_count(frontend, context, query, service_pb.CountNexusOperationExecutionsResponse())
+    return await standalone.count(
+        frontend, request, context, DIVISION, service_pb.CountNexusOperationExecutionsResponse()
+    )
 
 
 def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> nexus_pb.NexusOperationExecutionListInfo:
@@ -212,9 +180,9 @@ HANDLERS: dict[str, Handler] = {
 
 VALIDATORS: dict[str, Validator] = {
     "StartNexusOperationExecution": check_start,
-    "DescribeNexusOperationExecution": check_reference,
+    "DescribeNexusOperationExecution": NAMES.check_reference,
     "PollNexusOperationExecution": check_poll,
-    "DeleteNexusOperationExecution": check_reference,
+    "DeleteNexusOperationExecution": NAMES.check_reference,
     "RequestCancelNexusOperationExecution": check_change,
     "TerminateNexusOperationExecution": check_change,
 }
