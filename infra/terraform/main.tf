@@ -62,18 +62,26 @@ locals {
       WHISTLESTOP_JWT_AUDIENCE      = var.jwt_jwks_url == "" ? null : var.jwt_audience
     }
     history = {
-      WHISTLESTOP_MATCHING_FUNCTION   = "${var.name}-matching"
+      WHISTLESTOP_MATCHING_FUNCTION         = "${var.name}-matching"
+      WHISTLESTOP_WAKE_UP_QUEUE_URL         = aws_sqs_queue.wakes.url
+      WHISTLESTOP_WAKE_UP_QUEUE_ARN         = aws_sqs_queue.wakes.arn
+      WHISTLESTOP_WAKE_UP_SCHEDULE_GROUP    = aws_scheduler_schedule_group.wakes.name
+      WHISTLESTOP_WAKE_UP_ROLE_ARN          = aws_iam_role.scheduler.arn
+      WHISTLESTOP_NOTIFICATION_QUEUE_PREFIX = "${var.name}-bridge-"
+      WHISTLESTOP_ALLOW_OUTBOUND            = var.allow_outbound
+
+      # The names of release 0.1.0, whose code may run with this environment during an update or a rollback.
       WHISTLESTOP_WAKE_QUEUE_URL      = aws_sqs_queue.wakes.url
       WHISTLESTOP_WAKE_QUEUE_ARN      = aws_sqs_queue.wakes.arn
       WHISTLESTOP_WAKE_SCHEDULE_GROUP = aws_scheduler_schedule_group.wakes.name
       WHISTLESTOP_WAKE_ROLE_ARN       = aws_iam_role.scheduler.arn
       WHISTLESTOP_WORKER_WAKE_PREFIX  = "${var.name}-bridge-"
-      WHISTLESTOP_ALLOW_OUTBOUND      = var.allow_outbound
     }
     matching = {
-      WHISTLESTOP_WORKER_WAKE_PREFIX = "${var.name}-bridge-"
-      WHISTLESTOP_ALLOW_OUTBOUND     = var.allow_outbound
-      WHISTLESTOP_HISTORY_FUNCTION   = "${var.name}-history"
+      WHISTLESTOP_NOTIFICATION_QUEUE_PREFIX = "${var.name}-bridge-"
+      WHISTLESTOP_WORKER_WAKE_PREFIX        = "${var.name}-bridge-" # the name of release 0.1.0
+      WHISTLESTOP_ALLOW_OUTBOUND            = var.allow_outbound
+      WHISTLESTOP_HISTORY_FUNCTION          = "${var.name}-history"
     }
   }
 }

@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 WAKES = "http://aws/123456789012/stack-wakes"
 BRIDGE_PREFIX = "stack-bridge-"
 ENVIRONMENT = {
-    "WHISTLESTOP_WAKE_QUEUE_URL": WAKES,
-    "WHISTLESTOP_WAKE_QUEUE_ARN": "arn:aws:sqs:eu-central-1:123456789012:stack-wakes",
-    "WHISTLESTOP_WAKE_SCHEDULE_GROUP": "stack-wakes",
-    "WHISTLESTOP_WAKE_ROLE_ARN": "arn:aws:iam::123456789012:role/scheduler",
-    "WHISTLESTOP_WORKER_WAKE_PREFIX": BRIDGE_PREFIX,
+    "WHISTLESTOP_WAKE_UP_QUEUE_URL": WAKES,
+    "WHISTLESTOP_WAKE_UP_QUEUE_ARN": "arn:aws:sqs:eu-central-1:123456789012:stack-wakes",
+    "WHISTLESTOP_WAKE_UP_SCHEDULE_GROUP": "stack-wakes",
+    "WHISTLESTOP_WAKE_UP_ROLE_ARN": "arn:aws:iam::123456789012:role/scheduler",
+    "WHISTLESTOP_NOTIFICATION_QUEUE_PREFIX": BRIDGE_PREFIX,
 }
+_NAMES_OF_0_1_0 = {
+    "WAKE_UP_QUEUE_URL": "WAKE_QUEUE_URL", "WAKE_UP_QUEUE_ARN": "WAKE_QUEUE_ARN", "WAKE_UP_ROLE_ARN": "WAKE_ROLE_ARN",
+    "WAKE_UP_SCHEDULE_GROUP": "WAKE_SCHEDULE_GROUP", "NOTIFICATION_QUEUE_PREFIX": "WORKER_WAKE_PREFIX",
+}  # fmt: skip
+for _new, _old in _NAMES_OF_0_1_0.items():
+    ENVIRONMENT[f"WHISTLESTOP_{_old}"] = ENVIRONMENT[f"WHISTLESTOP_{_new}"]
+"""As the stack sets them: under both names, since functions of release 0.1.0 may run with this environment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,8 +201,8 @@ def function(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     bootstrap.run(migrate())
     for name, value in {
         "SQLITE_PATH": str(tmp_path / "store.db"), "MATCHING_FUNCTION": "matching",
-        "WAKE_QUEUE_URL": aws.target.queue_url, "WAKE_QUEUE_ARN": aws.target.queue_arn,
-        "WAKE_SCHEDULE_GROUP": GROUP, "WAKE_ROLE_ARN": ROLE,
+        "WAKE_UP_QUEUE_URL": aws.target.queue_url, "WAKE_UP_QUEUE_ARN": aws.target.queue_arn,
+        "WAKE_UP_SCHEDULE_GROUP": GROUP, "WAKE_UP_ROLE_ARN": ROLE,
     }.items():  # fmt: skip
         monkeypatch.setenv(f"WHISTLESTOP_{name}", value)
     monkeypatch.delenv("WHISTLESTOP_DATABASE_URL", raising=False)

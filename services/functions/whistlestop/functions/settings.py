@@ -11,6 +11,7 @@ parser.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -19,6 +20,8 @@ from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+log = logging.getLogger(__name__)
 
 PREFIX = "WHISTLESTOP_"
 DATABASE_FORMS = ("postgresql://", "postgres://", "ssm:", "secretsmanager:")
@@ -31,8 +34,11 @@ class BadSettings(ValueError):
     """The environment is invalid: one line for each variable that is wrong."""
 
 
-def _variable(default: Any, about: str, parse: Callable[[str], Any] = str, *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"about": about, "parse": parse, "secret": secret})
+def _variable(
+    default: Any, about: str, parse: Callable[[str], Any] = str, *, secret: bool = False, old_name: str = ""
+) -> Any:
+    metadata = {"about": about, "parse": parse, "secret": secret, "old_name": old_name}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 def _one_of(*known: str) -> Callable[[str], str]:
@@ -143,6 +149,7 @@ class FrontendSettings(CallerSettings, FunctionSettings):
     time_skipping: bool = _variable(False, "workflows may skip time (tests)", _flag)
 
 
+_NOTIFICATION_QUEUES = "prefix of the queues to which notifications of workers may be sent"
 _ALLOW_OUTBOUND = "non-public addresses, networks and hosts to which callers' requests may go"
 
 
@@ -160,20 +167,26 @@ class HistorySettings(FunctionSettings):
 
     matching_function: str = _variable("", "name or ARN of the matching function")
     matching_url: str = _variable("", "or its URL", _HTTP)
-    wake_queue_url: str = _variable("", "URL of the wake-up queue; without it, timers fire only at calls", _HTTP)
-    wake_queue_arn: str = _variable("", "ARN of the wake-up queue", _begins("arn:"))
-    wake_schedule_group: str = _variable("", "group of the one-time schedules that send wake-ups")
-    wake_role_arn: str = _variable("", "role with which the schedules send", _begins("arn:"))
-    worker_wake_prefix: str = _variable("", "prefix of the queues to which worker wake-ups may be sent")
+    wake_up_queue_url: str = _variable(
+        "", "URL of the wake-up queue; without it, timers fire only at calls", _HTTP, old_name="WAKE_QUEUE_URL"
+    )
+    wake_up_queue_arn: str = _variable("", "ARN of the wake-up queue", _begins("arn:"), old_name="WAKE_QUEUE_ARN")
+    wake_up_schedule_group: str = _variable(
+        "", "group of the one-time schedules that send wake-ups", old_name="WAKE_SCHEDULE_GROUP"
+    )
+    wake_up_role_arn: str = _variable(
+        "", "role with which the schedules send", _begins("arn:"), old_name="WAKE_ROLE_ARN"
+    )
+    notification_queue_prefix: str = _variable("", _NOTIFICATION_QUEUES, old_name="WORKER_WAKE_PREFIX")
     allow_outbound: tuple[str, ...] = _variable((), _ALLOW_OUTBOUND, _named)
 
     def problems(self) -> list[str]:
         """Return inconsistencies, among them a wake-up queue without the settings for its schedules."""
         found = FunctionSettings.problems(self)
-        if self.wake_queue_url:
-            for name in ("wake_queue_arn", "wake_schedule_group", "wake_role_arn"):
+        if self.wake_up_queue_url:
+            for name in ("wake_up_queue_arn", "wake_up_schedule_group", "wake_up_role_arn"):
                 if not getattr(self, name):
-                    found.append(f"{PREFIX}{name.upper()}: needed with {PREFIX}WAKE_QUEUE_URL")
+                    found.append(f"{PREFIX}{name.upper()}: needed with {PREFIX}WAKE_UP_QUEUE_URL")
         return found
 
 
@@ -183,7 +196,7 @@ class MatchingSettings(FunctionSettings):
 
     history_function: str = _variable("", "name or ARN of the history function")
     history_url: str = _variable("", "or its URL", _HTTP)
-    worker_wake_prefix: str = _variable("", "prefix of the queues to which worker wake-ups may be sent")
+    notification_queue_prefix: str = _variable("", _NOTIFICATION_QUEUES, old_name="WORKER_WAKE_PREFIX")
     allow_outbound: tuple[str, ...] = _variable((), _ALLOW_OUTBOUND, _named)
 
 
@@ -193,7 +206,7 @@ BY_FUNCTION: dict[str, type[FunctionSettings]] = {
 
 
 def read(kind: type[_Made], environ: Mapping[str, str] = os.environ) -> _Made:
-    """Read settings from the environment.
+    """Read settings from the environment. A variable's name in release 0.1.0 is read as well, with a warning.
 
     Raises BadSettings with everything that is wrong; it does not quote values, since some are secret.
     """
@@ -201,7 +214,7 @@ def read(kind: type[_Made], environ: Mapping[str, str] = os.environ) -> _Made:
     problems = []
     for each in fields(kind):
         name = PREFIX + each.name.upper()
-        if text := environ.get(name, ""):
+        if text := environ.get(name, "") or _under_old_name(name, each.metadata["old_name"], environ):
             try:
                 given[each.name] = each.metadata["parse"](text)
             except ValueError as error:
@@ -211,6 +224,16 @@ def read(kind: type[_Made], environ: Mapping[str, str] = os.environ) -> _Made:
     if problems := [*problems, *settings.problems()]:
         raise BadSettings("\n".join(problems))
     return settings
+
+
+def _under_old_name(name: str, old_name: str, environ: Mapping[str, str]) -> str:
+    text = environ.get(PREFIX + old_name, "") if old_name else ""
+    if text:
+        log.warning(
+            "the environment variable %s%s is called %s now: the next release does not take the old name",
+            PREFIX, old_name, name,
+        )  # fmt: skip
+    return text
 
 
 def table() -> str:

@@ -4,9 +4,9 @@ Rules of this file: other instances are unknown, and nothing runs after a call i
 commits are performed before the answer; what is due later is in the store, and a wake-up may be set for it. What an
 instance keeps between calls is only a cache.
 
-The environment variables are those of HistorySettings (`functions.settings`). Without a wake queue, only polls and
-the recurring schedule invoke history; with a prefix for workers' wake queues, workers are notified of tasks by queues
-beside it.
+The environment variables are those of HistorySettings (`functions.settings`). Without a wake-up queue, only polls and
+the recurring schedule invoke history; with a prefix for the notification queues of workers, workers are notified of
+tasks by these queues as well.
 """
 
 from __future__ import annotations
@@ -111,14 +111,14 @@ class HistoryInstance:
         """
         history = self.history
         timers = transfers = 0
-        more, next_due_ns = True, 0
+        more, next_deadline_ns = True, 0
         while more and (latest_ns is None or self._clock.steady_ns() < latest_ns):
             context = CallContext(deadline_ns=latest_ns, can_long_poll=False)
             reply = await history.call("FireTimers", internal_pb2.FireTimersRequest(limit=_PAGE), context)
             assert isinstance(reply, internal_pb2.FireTimersResponse)
             timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
-            next_due_ns = reply.next_due_ns
-        self._earliest_wake_up.note(self._clock.now_ns() if more else next_due_ns)
+            next_deadline_ns = reply.next_due_ns
+        self._earliest_wake_up.note(self._clock.now_ns() if more else next_deadline_ns)
         purged = await history.store.purge_queries(self._clock.now_ns(), _PURGE_PAGE)
         await history.aside.tidy()
         return {"timers": timers, "transfers": transfers, "queries": purged}
@@ -187,22 +187,25 @@ class _Wait:
 
 
 def _wake_ups_of(settings: HistorySettings, clock: Clock, metrics: FunctionMetrics | None) -> WakeUps:
-    if not settings.wake_queue_url:
+    if not settings.wake_up_queue_url:
         return NoWakeUps()
     from whistlestop.history.timers.aws_wake_ups import AwsWakeUps, WakeUpTarget
 
     target = WakeUpTarget(
-        settings.wake_queue_url, settings.wake_queue_arn, settings.wake_schedule_group, settings.wake_role_arn
+        settings.wake_up_queue_url,
+        settings.wake_up_queue_arn,
+        settings.wake_up_schedule_group,
+        settings.wake_up_role_arn,
     )
     return AwsWakeUps(target, clock, metrics=metrics)
 
 
 def _worker_notifications_of(settings: HistorySettings, clock: Clock) -> WorkerNotifications | None:
-    if not settings.wake_queue_url or not settings.worker_wake_prefix:
+    if not settings.wake_up_queue_url or not settings.notification_queue_prefix:
         return None
     from whistlestop.history.notifications.worker_notifications import WorkerNotifications
 
-    return WorkerNotifications(settings.wake_queue_url, clock)
+    return WorkerNotifications(settings.wake_up_queue_url, clock)
 
 
 def _limits(given: str, outbound: Outbound) -> Limits:

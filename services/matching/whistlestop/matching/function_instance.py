@@ -39,7 +39,9 @@ class MatchingInstance:
     def __init__(self, environment: Environment[MatchingSettings]) -> None:
         settings, clock, store = environment.settings, environment.clock, environment.store
         history = environment.client("history", settings.history_function, settings.history_url)
-        config = MatchingConfig(remote_notifications=False, notification_queue_prefix=settings.worker_wake_prefix)
+        config = MatchingConfig(
+            remote_notifications=False, notification_queue_prefix=settings.notification_queue_prefix
+        )
         outbound = Outbound(Named.parse(settings.allow_outbound))
         if settings.dynamic_config:
             config = _configured(config, settings.dynamic_config, outbound)
