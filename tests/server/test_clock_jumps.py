@@ -196,7 +196,7 @@ AGES: dict[str, tuple[Callable[..., Awaitable[Callable[[], Awaitable[bool]]]], i
     "a JWKS document": (jwks, tokens.JWKS_AGE_NS),
     "a file of API keys": (file_of_keys, sources.FILE_AGE_NS),
     "API keys at AWS": (kept_by_aws, sources.KEPT_AGE_NS),
-    "a wake queue that is gone": (gone_wake_queue, worker_wakes.GONE_NS),
+    "a wake queue that is gone": (gone_wake_queue, worker_wakes.MISSING_NS),
     "another process that was heard": (another_that_was_heard, postgres_notify._QUIET_NS),
 }
 

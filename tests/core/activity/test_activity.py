@@ -319,7 +319,7 @@ def test_other_operations_by_id_need_a_started_attempt(call: str) -> None:
         "cancel": lambda run: activity.cancel(run, by_id(world), None, "p"),
         "heartbeat": lambda run: activity.heartbeat(run, by_id(world), None, "p"),
     }
-    assert refused(world, calls[call]).message == activity.GONE
+    assert refused(world, calls[call]).message == activity.TASK_NOT_FOUND
 
 
 def test_unknown_id() -> None:

@@ -492,12 +492,12 @@ def test_each_field_of_a_token_has_to_fit_the_request(ends: bool, field: str) ->
     wrong.CopyFrom(token)
     value = getattr(token, field)
     setattr(wrong, field, "other" if field == "namespace_id" else not value if field == "nexus_cancel" else value + 1)
-    with pytest.raises(ServiceError, match=decide.TASK_GONE) as refused:
+    with pytest.raises(ServiceError, match=decide.TASK_NOT_FOUND) as refused:
         decide.answered(world.load(), wrong, "")
     assert refused.value.code is Code.NOT_FOUND
     operation = world.transact(lambda run: decide.answered(run, token, ""))
     assert (operation is None) == ends
-    with pytest.raises(ServiceError, match=decide.TASK_GONE):
+    with pytest.raises(ServiceError, match=decide.TASK_NOT_FOUND):
         decide.answered(world.load(), token, "")
 
 
@@ -510,7 +510,7 @@ def test_a_late_answer_to_an_ended_operation_is_taken_until_the_deadline_of_its_
     [kept] = world.state().ended_nexus_requests
     assert kept.deadline_ns == deadline_ns
     world.now_ns = deadline_ns
-    with pytest.raises(ServiceError, match=decide.TASK_GONE):
+    with pytest.raises(ServiceError, match=decide.TASK_NOT_FOUND):
         decide.answered(world.load(), token, "")
     world.now_ns = deadline_ns - 1
     count = world.state().state_transition_count
@@ -536,16 +536,16 @@ def test_a_request_is_taken_once_and_in_time() -> None:
     world = called()
     [task] = world.offered(3)
     for stamp, event_id in ((task.stamp + 1, SCHEDULED), (task.stamp, SCHEDULED + 1)):
-        with pytest.raises(ServiceError, match=decide.TASK_GONE):
+        with pytest.raises(ServiceError, match=decide.TASK_NOT_FOUND):
             decide.take(world.load(), event_id, stamp, cancel=False)
     deadline_ns = world.state().nexus_operations[SCHEDULED].start.deadline_ns
     late = world.load()
     late.now_ns = deadline_ns
-    with pytest.raises(ServiceError, match=decide.TASK_GONE):
+    with pytest.raises(ServiceError, match=decide.TASK_NOT_FOUND):
         decide.take(late, SCHEDULED, task.stamp, cancel=False)
     take(world)
     assert world.state().nexus_operations[SCHEDULED].start.handler_namespace_id == HANDLERS_NAMESPACE_ID
-    with pytest.raises(ServiceError, match=decide.TASK_GONE):
+    with pytest.raises(ServiceError, match=decide.TASK_NOT_FOUND):
         decide.take(world.load(), SCHEDULED, task.stamp, cancel=False)
 
 

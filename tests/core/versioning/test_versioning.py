@@ -208,7 +208,7 @@ def test_a_worker_of_another_version_loses_the_cache(
     run = run_of(**info)
     run.state.last_completed_started_event_id = 3
     run.state.sticky_task_queue = "sticky"
-    assert versioning.is_elsewhere(run.state, deployments) == elsewhere
+    assert versioning.changes_version(run.state, deployments) == elsewhere
     assert versioning.keeps_cache(run.state, deployments) == (not elsewhere)
     versioning.prepare(run, deployments)
     assert run.state.sticky_task_queue == ("" if elsewhere else "sticky")
@@ -223,7 +223,7 @@ def test_the_cache_is_kept_as_the_build_id_says() -> None:
     for build_id, keeps in (("1", False), ("1.1", True)):
         state.most_recent_worker_version_stamp.build_id = build_id
         state.most_recent_worker_version_stamp.use_versioning = True
-        assert not versioning.is_elsewhere(state, deployments)
+        assert not versioning.changes_version(state, deployments)
         assert versioning.keeps_cache(state, deployments) == keeps
     state.versioning_info.behavior = AUTO
     state.versioning_info.deployment_version.CopyFrom(V1)

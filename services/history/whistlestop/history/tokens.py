@@ -105,16 +105,16 @@ def parse(data: bytes) -> TaskToken:
     return token
 
 
-def received(data: bytes, kind: Kind, context: CallContext, gone: str) -> TaskToken:
+def received(data: bytes, kind: Kind, context: CallContext, missing: str) -> TaskToken:
     """Parse the token of a call and check its namespace and kind; the caller checks it against the attempt's state.
 
-    Raise INVALID_ARGUMENT for a token of another namespace, NOT_FOUND with the text `gone` for one of another kind.
+    Raise INVALID_ARGUMENT for a token of another namespace, NOT_FOUND with the text `missing` for one of another kind.
     """
     token = parse(data)
     if token.namespace_id != context.namespace_id:
         raise invalid_argument("Operation requested with a token from a different namespace.")
     if _kind_of(token) is not kind:
-        raise not_found(gone)
+        raise not_found(missing)
     return token
 
 

@@ -111,7 +111,7 @@ async def refresh_drainage(service: History, request: RefreshDrainageRequest, co
     now_ns = service.clock.now_ns()
     limits, deployments = service.limits.of(context.namespace), service.engine.deployments
 
-    def due_ones(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
+    def to_check(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
         found = []
         for version in request.versions:
             info = find_version_info(known, version)
@@ -121,22 +121,22 @@ async def refresh_drainage(service: History, request: RefreshDrainageRequest, co
                 found.append(info)
         return found
 
-    due = [info.deployment_version for info in due_ones(await deployments.read(context.namespace_id))]
-    if not due:
+    unchecked = [info.deployment_version for info in to_check(await deployments.read(context.namespace_id))]
+    if not unchecked:
         return RefreshDrainageResponse()
     pinned: set[str] = set()
-    for start in range(0, len(due), _PAGE):
-        pinned |= await _pinned_to(service, context.namespace_id, due[start : start + _PAGE])
-    looked_at = {version_string(version) for version in due}
+    for start in range(0, len(unchecked), _PAGE):
+        pinned |= await _pinned_to(service, context.namespace_id, unchecked[start : start + _PAGE])
+    checked = {version_string(version) for version in unchecked}
 
     def change(known: NamespaceDeployments) -> None:
-        for info in due_ones(known):
+        for info in to_check(known):
             name = version_string(info.deployment_version)
-            if name in looked_at:
+            if name in checked:
                 drainage.note_check(info, now_ns, is_pinned_to=name in pinned)
 
     await deployments.change(context.namespace_id, change)
-    return RefreshDrainageResponse(looked_at=len(due))
+    return RefreshDrainageResponse(looked_at=len(unchecked))
 
 
 async def _pinned_to(service: History, namespace_id: str, versions: Sequence[WorkerDeploymentVersion]) -> set[str]:

@@ -90,13 +90,11 @@ async def describe_workflow_execution(
     reply = describe.workflow(entry.state, now_ns=service.clock.now_ns(), signal_backlinks=limits.signal_backlinks)
     circuit_breakers.show(engine.breakers, context.namespace_id, reply.pending_nexus_operations, reply.callbacks)
     if any(activity.pause_info.HasField("rule") for activity in reply.pending_activities):
-        await _tell_of_rules(service, context.namespace_id, reply)
+        await _fill_rules(service, context.namespace_id, reply)
     return reply
 
 
-async def _tell_of_rules(
-    service: History, namespace_id: str, reply: service_pb.DescribeWorkflowExecutionResponse
-) -> None:
+async def _fill_rules(service: History, namespace_id: str, reply: service_pb.DescribeWorkflowExecutionResponse) -> None:
     """Add who created the rules that pause activities, and why; of a deleted rule only the id is known."""
     namespace = await service.namespaces.by_id(namespace_id)
     rules = {rule.spec.id: rule for rule in namespace.workflow_rules} if namespace is not None else {}

@@ -79,7 +79,7 @@ _TOO_BUSY = details_pb.ResourceExhaustedFailure(
     cause=failed_cause_pb2.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW,
     scope=failed_cause_pb2.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE,
 )
-TASK_GONE = "query task not found, or already expired"
+TASK_NOT_FOUND = "query task not found, or already expired"
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 
@@ -95,7 +95,7 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
         deadline_ns = service.clock.steady_ns() + int(DEFAULT_TIMEOUT_S * SECOND_NS)
     execution = request.execution
 
-    async def look(key: ExecutionKey) -> service_pb.QueryWorkflowResponse | None:
+    async def answer_from(key: ExecutionKey) -> service_pb.QueryWorkflowResponse | None:
         reply = await _query_run(service, request, key, deadline_ns)
         if reply is not None:
             link = reply.link.workflow
@@ -103,7 +103,7 @@ async def query_workflow(service: History, request: service_pb.QueryWorkflowRequ
             link.reason = "Query rejected" if reply.HasField("query_rejected") else "Query processed"
         return reply
 
-    return await service.engine.look(context.namespace_id, execution.workflow_id, execution.run_id, look)
+    return await service.engine.read_from(context.namespace_id, execution.workflow_id, execution.run_id, answer_from)
 
 
 async def _query_run(
@@ -393,7 +393,7 @@ async def record_query_task_started(
     """
     record = await service.store.get_query(request.query_id)
     if record is None or record.answer is not None or service.waiting_callers.left_ns(record) <= 0:
-        raise not_found(TASK_GONE)
+        raise not_found(TASK_NOT_FOUND)
     entry = await service.engine.read(record.key)
     state = entry.state
     reply = PollResponse(
@@ -426,7 +426,7 @@ async def respond_query_task_completed(
     service: History, request: service_pb.RespondQueryTaskCompletedRequest, context: CallContext
 ) -> Reply:
     """Store a worker's answer to a direct query. Raise NOT_FOUND when its caller is gone."""
-    token = tokens.received(request.task_token, tokens.Kind.QUERY, context, TASK_GONE)
+    token = tokens.received(request.task_token, tokens.Kind.QUERY, context, TASK_NOT_FOUND)
     result = query_pb.WorkflowQueryResult(result_type=request.completed_type, error_message=request.error_message)
     if request.HasField("query_result"):
         result.answer.CopyFrom(request.query_result)
@@ -434,7 +434,7 @@ async def respond_query_task_completed(
         result.failure.CopyFrom(request.failure)
     key = ExecutionKey(token.namespace_id, token.workflow_id, token.run_id)
     if not await service.store.answer_query(token.query_id, key, result.SerializeToString()):
-        raise not_found(TASK_GONE)
+        raise not_found(TASK_NOT_FOUND)
     service.notifier.publish((query_topic(token.query_id),))
     return service_pb.RespondQueryTaskCompletedResponse()
 

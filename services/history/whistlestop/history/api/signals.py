@@ -129,7 +129,7 @@ async def signal_with_start_workflow_execution(
         if step is not None:
             return step
         signaled = await _signal_current(service, request, digest, context)
-        return Next.LOOK_AGAIN if signaled is None else (signaled, False)
+        return Next.READ_AGAIN if signaled is None else (signaled, False)
 
     signaled = None if replaces else await _signal_current(service, request, digest, context)
     if signaled is None:

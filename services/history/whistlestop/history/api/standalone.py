@@ -47,7 +47,7 @@ class Standalone:
     """The prefix of the workflow ids of their runs."""
     division: str
     """The namespace division of their rows in visibility."""
-    gone: str
+    missing: str
     """The message for one that does not exist, with a placeholder for the id."""
     deleted: str
     """The reason of the termination of one that is deleted while it is open."""
@@ -184,7 +184,7 @@ class Standalone:
         return now_ns + max(0, min(longest_ns, context.deadline_ns - now_ns - buffer_ns))
 
     def _none(self, user_id: str) -> ServiceError:
-        return not_found(self.gone.format(user_id))
+        return not_found(self.missing.format(user_id))
 
     def _with_user_id(self, error: ServiceError, user_id: str) -> ServiceError:
         is_the_engines = error.code is Code.NOT_FOUND and error.message.startswith("workflow ")

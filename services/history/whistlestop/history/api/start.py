@@ -125,7 +125,7 @@ async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionRespo
         if step is not None:
             return step
         reply = await _use_existing(starting, entry)
-        return Next.LOOK_AGAIN if reply is None else (reply, None)
+        return Next.READ_AGAIN if reply is None else (reply, None)
 
     answer = await changes.create(starting.service.engine, starting.new_run, resolve)
     return answer if isinstance(answer, tuple) else (_started(starting, answer.state), answer)

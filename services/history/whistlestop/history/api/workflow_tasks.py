@@ -63,7 +63,7 @@ async def record_workflow_task_started(
         if not run.is_open:
             raise not_found("workflow execution already completed")
         if task.scheduled_event_id == 0 or task.stamp != request.stamp:
-            raise not_found(completion.TASK_GONE)
+            raise not_found(completion.TASK_NOT_FOUND)
         if task.started_event_id:
             if task.request_id == request.request_id:
                 run.outgoing_messages = update.send(run, resend=True)
@@ -118,7 +118,7 @@ async def respond_workflow_task_completed(
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for invalid commands.
     """
-    token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
+    token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_NOT_FOUND)
     if (request.intermediate_page or request.page_number > 0) and await _keep_page(service, token, request):
         return service_pb.RespondWorkflowTaskCompletedResponse()
     others = await _other_namespaces(service, request)
@@ -271,7 +271,7 @@ async def respond_workflow_task_failed(
     service: History, request: service_pb.RespondWorkflowTaskFailedRequest, context: CallContext
 ) -> Reply:
     """Record that the worker failed to process the task. Raise NOT_FOUND for a stale token."""
-    token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_GONE)
+    token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_NOT_FOUND)
 
     def decide(run: Run) -> None:
         if not run.is_open:
@@ -306,7 +306,7 @@ async def reset_sticky_task(
         task = run.state.workflow_task
         waits = task.scheduled_event_id == request.scheduled_event_id and not task.started_event_id
         if not run.is_open or not waits or task.stamp != request.stamp:
-            raise not_found(completion.TASK_GONE)
+            raise not_found(completion.TASK_NOT_FOUND)
         workflow_task.move_to_normal_queue(run, keep_timeout=True)
 
     await service.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)

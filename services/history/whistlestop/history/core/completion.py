@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.internal_pb2 import TaskToken
     from whistlestop.history.core.transition.run import Run
 
-TASK_GONE = "Workflow task not found."
+TASK_NOT_FOUND = "Workflow task not found."
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ def check_token(run: Run, token: TaskToken) -> None:
         or task.attempt != token.attempt
         or nonces.current(task, task.started_ns) != token.nonce
     ):
-        raise not_found(TASK_GONE)
+        raise not_found(TASK_NOT_FOUND)
 
 
 def respond_completed(run: Run, token: TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest) -> Outcome:
@@ -177,7 +177,7 @@ def _heartbeat_timed_out(run: Run, request: service_pb.RespondWorkflowTaskComple
     return Outcome(completed=True, error=ServiceError(Code.NOT_FOUND, "workflow task heartbeat timeout"))
 
 
-def _is_pinned_elsewhere(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> bool:
+def _is_pinned_to_other_version(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) -> bool:
     """Return whether the run was pinned to another version while this worker had the task.
 
     Then the next task is for that version. A heartbeat continues the same task, and therefore stays on the same worker.
@@ -204,8 +204,13 @@ def _next_task(
     # During a version transition, the next task is for workers of another version than the caller's.
     stamp = request.worker_version_stamp if request.HasField("worker_version_stamp") else None
     stamp = build_ids.own_stamp(run.state, stamp)
-    elsewhere = bool(build_ids.stamped(stamp)) and build_ids.stamped(stamp) != run.state.assigned_build_id
-    inline = request.return_new_workflow_task and not moves and not elsewhere and not _is_pinned_elsewhere(run, request)
+    of_other_build = bool(build_ids.stamped(stamp)) and build_ids.stamped(stamp) != run.state.assigned_build_id
+    inline = (
+        request.return_new_workflow_task
+        and not moves
+        and not of_other_build
+        and not _is_pinned_to_other_version(run, request)
+    )
     normal = (
         moves
         or request.force_create_new_workflow_task

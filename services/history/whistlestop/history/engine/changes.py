@@ -49,7 +49,7 @@ class Next(Enum):
     """Start the new run after this closed one."""
     REPLACE = auto()
     """Terminate this open run in the same commit."""
-    LOOK_AGAIN = auto()
+    READ_AGAIN = auto()
     """Try to start the new run again: this one closed meanwhile."""
 
 

@@ -264,22 +264,22 @@ class Engine:
     async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Entry:
         """Return that run, or the current one, for a reader, as it was at some moment of the call. Raise NOT_FOUND."""
 
-        async def look(key: ExecutionKey) -> Entry | None:
+        async def read(key: ExecutionKey) -> Entry | None:
             entry = await self.read(key)
             return entry if run_id or not entry.state.close_ns or not await self.is_succeeded(key) else None
 
-        return await self.look(namespace_id, workflow_id, run_id, look)
+        return await self.read_from(namespace_id, workflow_id, run_id, read)
 
-    async def look(
-        self, namespace_id: str, workflow_id: str, run_id: str, look: Callable[[ExecutionKey], Awaitable[T | None]]
+    async def read_from(
+        self, namespace_id: str, workflow_id: str, run_id: str, read: Callable[[ExecutionKey], Awaitable[T | None]]
     ) -> T:
-        """Return what `look` finds at that run, or at the current one when `run_id` is empty.
+        """Return what `read` finds at that run, or at the current one when `run_id` is empty.
 
-        `look` returns None when another run holds the workflow id by now (see `is_succeeded`): then that one is looked
-        at. Raise NOT_FOUND, what `look` raises, and UNAVAILABLE when that happens too often.
+        `read` returns None when another run holds the workflow id by now (see `is_succeeded`): then that one is
+        read. Raise NOT_FOUND, what `read` raises, and UNAVAILABLE when that happens too often.
         """
         for _ in range(MAX_CONFLICTS):
-            found = await look(await self.resolve(namespace_id, workflow_id, run_id))
+            found = await read(await self.resolve(namespace_id, workflow_id, run_id))
             if found is not None:
                 return found
         raise too_busy(workflow_id)

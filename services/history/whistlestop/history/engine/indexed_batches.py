@@ -88,5 +88,5 @@ class IndexedBatches:
         self._kept[place] = batch
         self._bytes += batch.size_bytes
         while self._bytes > self._most_bytes:
-            _, gone = self._kept.popitem(last=False)
-            self._bytes -= gone.size_bytes
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.size_bytes

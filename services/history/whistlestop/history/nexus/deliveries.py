@@ -39,7 +39,7 @@ OPERATION_HEADER = "nexus-operation-token"
 _START, _CANCEL, _CALLBACK = nexus_operations.START_KIND, nexus_operations.CANCEL_KIND, callbacks.KIND
 KINDS = frozenset({_START, _CANCEL, _CALLBACK})
 """The kinds of these transfer tasks."""
-_TARGET_GONE = "endpoint not registered"
+_UNKNOWN_ENDPOINT = "endpoint not registered"
 _EXTERNAL = "outside"
 """In place of a namespace id, for an external endpoint."""
 
@@ -148,7 +148,7 @@ async def _target(
     if record is None:
         record = await service.store.get_nexus_endpoint(name=name)
     if record is None:
-        return None, nexus_failures.handler_failure("NOT_FOUND", _TARGET_GONE)
+        return None, nexus_failures.handler_failure("NOT_FOUND", _UNKNOWN_ENDPOINT)
     data = NexusEndpointData.FromString(record.data)
     if await service.namespaces.by_id(data.target_namespace_id) is None:
         namespace = data.endpoint.spec.target.worker.namespace

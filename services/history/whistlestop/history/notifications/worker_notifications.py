@@ -1,4 +1,4 @@
-"""Messages to the wake queues of workers that sleep until there is a task for them.
+"""Messages to the notification queues of workers that sleep until there is a task for them.
 
 Rules of this file:
 
@@ -6,7 +6,7 @@ Rules of this file:
       time to time by itself.
     - It is sent as soon as the commit is done, while the call continues (it may be waiting for the answer of the very
       worker that is woken), and the call does not end before it is sent.
-    - No failure here fails a call. A queue that is gone (its worker was killed) is skipped for a while.
+    - No failure here fails a call. A queue that no longer exists (its worker was killed) is skipped for a while.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from whistlestop.common.clock import Clock
 
 MESSAGE = '{"wake": "tasks"}'
-GONE = frozenset({"QueueDoesNotExist", "NonExistentQueue", "AWS.SimpleQueueService.NonExistentQueue"})
-GONE_NS = 60 * SECOND_NS
-_MOST_GONE = 1000
+NO_SUCH_QUEUE = frozenset({"QueueDoesNotExist", "NonExistentQueue", "AWS.SimpleQueueService.NonExistentQueue"})
+MISSING_NS = 60 * SECOND_NS
+_MAX_MISSING = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -44,14 +44,14 @@ class WorkerNotifications:
         self._next: set[str] = set()
         """Queues with a message that has not been sent yet: it covers everything until then."""
         self._sending = Background(_log, "a message to a worker could not be sent")
-        self._gone_ns: dict[str, int] = {}
+        self._missing_until_ns: dict[str, int] = {}
         self.sent = 0
 
     def notify(self, names: Iterable[str]) -> None:
         """Send a message to each of the named queues soon; failures are logged, not raised."""
         now_ns = self._clock.steady_ns()
         for name in names:
-            if name in self._next or self._gone_ns.get(name, 0) > now_ns:
+            if name in self._next or self._missing_until_ns.get(name, 0) > now_ns:
                 continue
             self._next.add(name)
             self._sending.spawn(self._send(name))
@@ -65,11 +65,11 @@ class WorkerNotifications:
         try:
             await asyncio.to_thread(self._send_now, f"{self._folder}/{name}")
         except aws.AwsError as error:
-            if error.code.removeprefix("com.amazonaws.sqs#") in GONE:
-                if len(self._gone_ns) >= _MOST_GONE:
-                    self._gone_ns.clear()
-                self._gone_ns[name] = self._clock.steady_ns() + GONE_NS
-                _log.info("wake queue %s is gone", name)
+            if error.code.removeprefix("com.amazonaws.sqs#") in NO_SUCH_QUEUE:
+                if len(self._missing_until_ns) >= _MAX_MISSING:
+                    self._missing_until_ns.clear()
+                self._missing_until_ns[name] = self._clock.steady_ns() + MISSING_NS
+                _log.info("the notification queue %s does not exist", name)
                 return
             _log.warning("a sleeping worker could not be notified and has to probe by itself: %r", error)
             return

@@ -159,8 +159,8 @@ def _start(day: date, zone: tzinfo) -> int:
 
 def _unchanged(wall: datetime, instant: int) -> bool:
     """Return whether local clocks show that time at that instant."""
-    shown = datetime.fromtimestamp(instant, wall.tzinfo)
-    return shown.replace(tzinfo=None, fold=0) == wall.replace(tzinfo=None, fold=0)
+    local = datetime.fromtimestamp(instant, wall.tzinfo)
+    return local.replace(tzinfo=None, fold=0) == wall.replace(tzinfo=None, fold=0)
 
 
 def _is_odd(wall: datetime) -> bool:

@@ -139,7 +139,7 @@ class Outlook(NamedTuple):
 
     deadline_ns: int
     """When the schedule has to be processed again."""
-    shown: bytes
+    list_info: bytes
     """What lists show of it, serialised."""
     next_action: bytes
     """When it acts next, and when it will be closed as idle: values of search attributes, empty for never."""
@@ -163,7 +163,7 @@ def outlook(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> Outlo
 
 def write(run: Run, data: ScheduleData, outlook: Outlook) -> None:
     """Write the data of an open schedule into its run, with the timer and what lists show (see `outlook`)."""
-    deadline_ns, shown, next_action, idle_close = outlook
+    deadline_ns, list_info, next_action, idle_close = outlook
     if deadline_ns != data.timer_row_ns:
         data.timer_row_ns = deadline_ns
         if deadline_ns:
@@ -171,7 +171,7 @@ def write(run: Run, data: ScheduleData, outlook: Outlook) -> None:
     run.state.schedule = data.SerializeToString()
     run.changed = True
     payload = common_pb.Payload(metadata={"encoding": b"binary/plain"})
-    payload.data = shown
+    payload.data = list_info
     if MEMO_INFO not in run.state.memo or run.state.memo[MEMO_INFO] != payload:
         run.state.memo[MEMO_INFO].CopyFrom(payload)
         run.visibility_changed = True

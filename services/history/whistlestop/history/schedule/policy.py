@@ -197,16 +197,16 @@ def advance(data: ScheduleData, spec: CompiledSpec | None, now_ns: int) -> None:
         return
     updated_ns = timestamp_ns(data.info.update_time)
     window_ns = duration_ns(data.schedule.policies.catchup_window)
-    for n, due in enumerate(_times(spec, data.processed_ns)):
-        if due.actual_ns > now_ns or n >= MAX_CATCHUP_AT_ONCE:
+    for n, time in enumerate(_times(spec, data.processed_ns)):
+        if time.actual_ns > now_ns or n >= MAX_CATCHUP_AT_ONCE:
             return
-        data.processed_ns = due.actual_ns
-        if due.actual_ns < updated_ns:
+        data.processed_ns = time.actual_ns
+        if time.actual_ns < updated_ns:
             continue
-        if now_ns - due.actual_ns > window_ns:
+        if now_ns - time.actual_ns > window_ns:
             data.info.missed_catchup_window += 1
             continue
-        _buffer(data, BufferedStart(nominal_ns=due.nominal_ns, actual_ns=due.actual_ns))
+        _buffer(data, BufferedStart(nominal_ns=time.nominal_ns, actual_ns=time.actual_ns))
 
 
 def backfill(data: ScheduleData, spec: CompiledSpec | None) -> None:
@@ -423,7 +423,7 @@ def future_times(data: ScheduleData, spec: CompiledSpec | None, most: int) -> li
     return found
 
 
-def shown(data: ScheduleData, spec: CompiledSpec | None) -> tuple[schedule_pb.Schedule, schedule_pb.ScheduleInfo]:
+def describe(data: ScheduleData, spec: CompiledSpec | None) -> tuple[schedule_pb.Schedule, schedule_pb.ScheduleInfo]:
     """Return what DescribeSchedule answers with; without a spec, no future action times."""
     schedule = schedule_pb.Schedule()
     schedule.CopyFrom(data.schedule)

@@ -46,7 +46,7 @@ class Field:
     """One field of a calendar."""
 
     name: str
-    shown: str
+    title: str
     default: str
     least: int
     most: int
@@ -102,37 +102,37 @@ def parse_field(text: str, field: Field) -> list[schedule_pb.Range]:
 def _bounds(part: str, field: Field) -> tuple[int, int, int]:
     """Return first value, last value and step of one part of a list. Raise SpecError."""
     if part.count("/") > 1:
-        raise SpecError(f"{field.shown} has too many slashes")
+        raise SpecError(f"{field.title} has too many slashes")
     part, slash, step_text = part.partition("/")
     step = _step(step_text, field) if slash else 1
     if part == "*":
         return field.least, field.most, step
     if part.count("-") > 1:
-        raise SpecError(f"{field.shown} has too many dashes")
+        raise SpecError(f"{field.title} has too many dashes")
     first, dash, last = part.partition("-")
     if not dash:
         start = _value(first, field, field.least)
         if start is None:
-            raise SpecError(f"{field.shown} is not in range [{field.least}-{field.most}]")
+            raise SpecError(f"{field.title} is not in range [{field.least}-{field.most}]")
         # With a step, a single value begins a range to the end.
         return start, field.most if slash else start, step
     start = _value(first, field, field.least)
     if start is None:
-        raise SpecError(f"{field.shown} Start is not in range [{field.least}-{field.most}]")
+        raise SpecError(f"{field.title} Start is not in range [{field.least}-{field.most}]")
     end = _value(last, field, start)
     if end is None:
-        raise SpecError(f"{field.shown} End is before Start or not in range [{field.least}-{field.most}]")
+        raise SpecError(f"{field.title} End is before Start or not in range [{field.least}-{field.most}]")
     return start, end, step
 
 
 def _step(text: str, field: Field) -> int:
     if not text:
-        raise SpecError(f"{field.shown} missing step value")
+        raise SpecError(f"{field.title} missing step value")
     step = _integer(text)
     if step is None:
         raise SpecError(f'strconv.Atoi: parsing "{text}": invalid syntax')
     if step < 1:
-        raise SpecError(f"{field.shown} has invalid Step")
+        raise SpecError(f"{field.title} has invalid Step")
     return step
 
 

@@ -101,7 +101,7 @@ async def describe_schedule(
         raise not_found("schedule not found")
     data = nesting.parse(ScheduleData, entry.state.schedule)
     spec = policy.compiled(data, context.namespace_id)
-    schedule, info = await driver.off_loop_if(spec, policy.shown, data, spec)
+    schedule, info = await driver.off_loop_if(spec, policy.describe, data, spec)
     running = [each for each in info.running_workflows if await driver.is_running(service, context.namespace_id, each)]
     del info.running_workflows[len(running) :]
     for target, source in zip(info.running_workflows, running, strict=True):

@@ -234,11 +234,11 @@ def _check_calendar(calendar: schedule_pb.StructuredCalendarSpec) -> None:
         most = 6 if name == "day_of_week" else part.most
         for each in getattr(calendar, name):
             if not part.least <= each.start <= most:
-                problems.append(f"{part.shown} Start is not in range [{part.least}-{most}]")
+                problems.append(f"{part.title} Start is not in range [{part.least}-{most}]")
             if each.end and not each.start <= each.end <= most:
-                problems.append(f"{part.shown} End is before Start or not in range [{part.least}-{most}]")
+                problems.append(f"{part.title} End is before Start or not in range [{part.least}-{most}]")
             if each.step < 0:
-                problems.append(f"{part.shown} has invalid Step")
+                problems.append(f"{part.title} has invalid Step")
     if len(calendar.comment.encode()) > MAX_COMMENT:
         problems.append("comment is too long")
     if problems:

@@ -133,8 +133,8 @@ def lateness_ms(event: Mapping[str, Any], now_ns: int) -> list[float]:
     late: list[float] = []
     for record in event.get("Records", ()):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            due = datetime.fromisoformat(json.loads(record["body"])["due"])
-            late.append(max(now_ns / 1e6 - due.timestamp() * 1000, 0.0))
+            deadline = datetime.fromisoformat(json.loads(record["body"])["due"])
+            late.append(max(now_ns / 1e6 - deadline.timestamp() * 1000, 0.0))
     return late
 
 

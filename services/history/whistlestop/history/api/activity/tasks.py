@@ -159,7 +159,7 @@ def _token(request: Any, context: CallContext) -> TaskToken:
             run_id=request.run_id,
             activity_id=request.activity_id,
         )
-    return tokens.received(request.task_token, tokens.Kind.ACTIVITY, context, core_activity.GONE)
+    return tokens.received(request.task_token, tokens.Kind.ACTIVITY, context, core_activity.TASK_NOT_FOUND)
 
 
 async def _change(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:

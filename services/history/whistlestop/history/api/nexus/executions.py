@@ -35,7 +35,7 @@ _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to
 
 
 OPERATIONS = Standalone(
-    id_field="operation_id", id_prefix=core.ID_PREFIX, division=core.DIVISION, gone=core.GONE,
+    id_field="operation_id", id_prefix=core.ID_PREFIX, division=core.DIVISION, missing=core.NOT_FOUND,
     deleted="Delete nexus operation execution", is_standalone=core.is_standalone, end=core.terminate,
     long_poll=lambda limits: (limits.nexus_long_poll_ns, limits.nexus_long_poll_buffer_ns),
 )  # fmt: skip

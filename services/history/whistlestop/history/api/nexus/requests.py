@@ -121,7 +121,7 @@ async def record_nexus_request_started(
     """Return the request to a poller, with the time that its caller still waits. Raise NOT_FOUND when it is gone."""
     record = await service.store.get_query(request.query_id)
     if record is None or record.answer is not None or (left_ns := service.waiting_callers.left_ns(record)) <= 0:
-        raise not_found(nexus_operations.TASK_GONE)
+        raise not_found(nexus_operations.TASK_NOT_FOUND)
     reply = service_pb.PollNexusTaskQueueResponse(
         request=nexus_pb.Request.FromString(record.request),
         task_token=internal_pb2.TaskToken(
@@ -145,7 +145,7 @@ async def answered(service: History, token: internal_pb2.TaskToken, answer: Disp
     """Store a worker's answer and notify the waiting caller. Raise NOT_FOUND when there is none."""
     key = ExecutionKey(token.namespace_id, "", "")
     if not await service.store.answer_query(token.query_id, key, answer.SerializeToString()):
-        raise not_found(nexus_operations.TASK_GONE)
+        raise not_found(nexus_operations.TASK_NOT_FOUND)
     service.notifier.publish((query_topic(token.query_id),))
 
 

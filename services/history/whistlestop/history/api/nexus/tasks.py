@@ -122,7 +122,7 @@ async def respond_nexus_task_completed(
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed token or failure.
     """
-    token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
+    token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_NOT_FOUND)
     response = request.response
     _check_details(response.start_operation.operation_error.failure)
     if token.query_id:
@@ -171,7 +171,7 @@ async def respond_nexus_task_failed(
     service: History, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
 ) -> Reply:
     """Record the handler's error. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
-    token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_GONE)
+    token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_NOT_FOUND)
     _check_details(request.error.failure)
     if token.query_id:
         await nexus_requests.failed(service, token, request)
@@ -195,7 +195,7 @@ async def _believed_namespace(service: History, token: internal_pb2.TaskToken) -
     entry = await service.engine.read(ExecutionKey(token.caller_namespace_id, token.workflow_id, token.run_id))
     operation = entry.state.nexus_operations.get(token.scheduled_event_id)
     if operation is None:
-        raise not_found(nexus_operations.TASK_GONE)
+        raise not_found(nexus_operations.TASK_NOT_FOUND)
     record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
     return "" if record is None else NexusEndpointData.FromString(record.data).target_namespace_id
 

@@ -53,7 +53,7 @@ def next_deadline(activity: Activity) -> int:
 
     It is in nanoseconds since the Unix epoch.
     """
-    deadline_ns = min((due for due, _ in deadlines(activity)), default=0)
+    deadline_ns = min((each_ns for each_ns, _ in deadlines(activity)), default=0)
     if activity.next_attempt_ns and not activity.paused:
         return min(deadline_ns, activity.next_attempt_ns) if deadline_ns else activity.next_attempt_ns
     return deadline_ns

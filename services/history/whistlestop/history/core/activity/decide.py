@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 TASK_TYPE_ACTIVITY = int(task_queue_pb2.TASK_QUEUE_TYPE_ACTIVITY)
 MOST_CHECKED = 100
 """The maximum number of activities for which a heartbeat recomputes the run's next deadline."""
-GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
+TASK_NOT_FOUND = "invalid activityID or activity already timed out or invoking workflow is completed"
 COMPLETED = "workflow execution already completed"
 NOT_STARTED_DETAILS = b'"ACTIVITY_ID_NOT_STARTED"'
 _TIMEOUTS = (
@@ -234,7 +234,7 @@ def start(
         raise not_found(COMPLETED)
     activity = run.state.activities.get(scheduled_event_id)
     if activity is None:
-        raise not_found(GONE)
+        raise not_found(TASK_NOT_FOUND)
     if activity.started_ns:
         if activity.request_id == request_id:
             return activity
@@ -291,16 +291,16 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
     by_id = token.scheduled_event_id == 0
     activity = _by_id(run, token.activity_id) if by_id else run.state.activities.get(token.scheduled_event_id)
     if activity is None:
-        raise not_found(GONE)
+        raise not_found(TASK_NOT_FOUND)
     if not activity.started_ns and not (by_id and completes):
-        raise not_found(GONE)
+        raise not_found(TASK_NOT_FOUND)
     if not by_id and (
         activity.attempt != token.attempt
         or activity.started_ns != token.started_time_ns
         or activity.activity_id != token.activity_id
         or nonces.current(activity, activity.started_ns) != token.nonce
     ):
-        raise not_found(GONE)
+        raise not_found(TASK_NOT_FOUND)
     return activity
 
 

@@ -47,7 +47,7 @@ ID_PREFIX = "temporal-sys-activity:"
 """The prefix of its id in `executions`."""
 DIVISION = "3332429922"
 """Temporal's number for standalone activities, by which list filters select them (TemporalNamespaceDivision)."""
-GONE = "activity not found for ID: {}"
+NOT_FOUND = "activity not found for ID: {}"
 NOT_CANCEL_REQUESTED = "unable to mark activity as canceled without activity being request canceled first"
 NO_TIME_LEFT = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
 NO_DETAILS = "activity task failed without failure details"
@@ -271,7 +271,7 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
     if activity.status in TERMINAL and completes and by_id:
         raise failed_precondition(f"invalid transition from {status_word(activity)}")
     if activity.status not in IN_PROGRESS and not (completes and by_id):
-        raise not_found(GONE.format(activity.activity_id))
+        raise not_found(NOT_FOUND.format(activity.activity_id))
     if not by_id and (
         token.attempt != activity.attempt
         or token.stamp != activity.started_stamp
@@ -279,7 +279,7 @@ def of_token(run: Run, token: TaskToken, *, completes: bool = False) -> Activity
         or token.workflow_id != run.state.workflow_id
         or token.nonce != nonces.current(activity, activity.started_ns)
     ):
-        raise not_found(GONE.format(activity.activity_id))
+        raise not_found(NOT_FOUND.format(activity.activity_id))
     return activity
 
 
@@ -463,15 +463,15 @@ def clear_heartbeat(activity: ActivityExecution) -> None:
 
 
 def fire_deadlines(run: Run) -> None:
-    """Fire the timeouts that are due, or dispatch the attempt if its time has come."""
+    """Fire the timeouts that have expired, or dispatch the attempt if its time has come."""
     activity = of(run)
-    due = sorted(
+    expired = sorted(
         (deadline_ns, timeout_type) for deadline_ns, timeout_type in timeouts(run.state) if deadline_ns <= run.now_ns
     )
-    if due:
+    if expired:
         run.bookkeeping = False
         # One timeout is enough: it ends the activity or the attempt.
-        _time_out(run, due[0][1])
+        _time_out(run, expired[0][1])
     if run.is_open and activity.to_dispatch and activity.dispatch_ns <= run.now_ns:
         _dispatch(run)
 

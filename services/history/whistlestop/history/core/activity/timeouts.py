@@ -32,21 +32,21 @@ start; a started one (an eager one starts as it is scheduled) has used up all it
 def fire(run: Run) -> None:
     """Fire the activities' timeouts, and dispatch the attempts that are due."""
     activities = run.state.activities
-    due = sorted(
+    expired = sorted(
         (deadline_ns, scheduled_event_id, _AT_ONCE.index(timeout_type), timeout_type, activity.attempt)
         for scheduled_event_id, activity in activities.items()
         for deadline_ns, timeout_type in activity_deadlines.deadlines(activity)
         if deadline_ns <= run.now_ns
     )
     is_over = False
-    for _, scheduled_event_id, _, timeout_type, attempt in due:
+    for _, scheduled_event_id, _, timeout_type, attempt in expired:
         # An earlier timeout of this activity may have closed it or ended the attempt.
         activity = activities.get(scheduled_event_id)
         if activity is not None and activity.attempt == attempt:
             is_over = _time_out(run, activity, timeout_type) or is_over
     for activity in list(activities.values()):
-        is_due = 0 < activity.next_attempt_ns <= run.now_ns and not activity.paused
-        if is_due and not (run.rules and workflow_rules.apply(run, activity)):
+        may_start = 0 < activity.next_attempt_ns <= run.now_ns and not activity.paused
+        if may_start and not (run.rules and workflow_rules.apply(run, activity)):
             core_activity.dispatch(run, activity)
     if is_over:
         workflow_task.schedule_if_none(run)

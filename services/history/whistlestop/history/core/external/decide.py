@@ -50,7 +50,7 @@ def initiate_signal(completion: Completion, command: command_pb.Command) -> hist
     a.child_workflow_only = attributes.child_workflow_only
     a.workflow_task_completed_event_id = completion.completed_event_id
     run.append(event)
-    _to_outbox(run, "signal_external", event, a.namespace_id, a.workflow_execution)
+    _add_transfer(run, "signal_external", event, a.namespace_id, a.workflow_execution)
     return event
 
 
@@ -71,11 +71,11 @@ def initiate_cancel(completion: Completion, command: command_pb.Command) -> hist
     a.reason = attributes.reason
     a.workflow_task_completed_event_id = completion.completed_event_id
     run.append(event)
-    _to_outbox(run, "cancel_external", event, a.namespace_id, a.workflow_execution)
+    _add_transfer(run, "cancel_external", event, a.namespace_id, a.workflow_execution)
     return event
 
 
-def _to_outbox(run: Run, kind: str, event: history_pb.HistoryEvent, namespace_id: str, execution: object) -> None:
+def _add_transfer(run: Run, kind: str, event: history_pb.HistoryEvent, namespace_id: str, execution: object) -> None:
     run.add_transfer(
         kind,
         TransferData(

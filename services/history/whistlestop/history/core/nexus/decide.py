@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 TASK_TYPE_NEXUS = 3
 START_KIND, CANCEL_KIND = "nexus_start", "nexus_cancel"
 """The kinds of their transfer tasks."""
-TASK_GONE = "Nexus task not found or already expired"
+TASK_NOT_FOUND = "Nexus task not found or already expired"
 NOTHING = common_pb.Payload(metadata={"encoding": b"binary/null"})
 """The result of an operation without a result, as Nexus represents it."""
 NOT_FOUND = "operation not found"
@@ -190,7 +190,7 @@ def take(run: Run, scheduled_event_id: int, stamp: int, *, cancel: bool) -> Nexu
     operation = _under_way(run, scheduled_event_id, stamp, cancel=cancel)
     attempt = attempt_of(operation, cancel=cancel)
     if attempt.row.task_id == 0:
-        raise not_found(TASK_GONE)
+        raise not_found(TASK_NOT_FOUND)
     attempt.handler_namespace_id = attempt.row.namespace_id
     run.drop_task(attempt.row)
     nonces.draw(attempt, attempt.stamp, run.ids)
@@ -215,7 +215,7 @@ def answered(run: Run, token: TaskToken, believed_namespace_id: str) -> NexusOpe
         or nonces.current(attempt, attempt.stamp) != token.nonce
         or handler_namespace_id != token.namespace_id
     ):
-        raise not_found(TASK_GONE)
+        raise not_found(TASK_NOT_FOUND)
     _end_attempt(run, operation, cancel=token.nexus_cancel)
     return operation if run.is_open else None
 
@@ -261,10 +261,10 @@ def _under_way(
 ) -> NexusOperation:
     operation = run.state.nexus_operations.get(scheduled_event_id) if run.is_open or may_be_closed else None
     if operation is None:
-        raise not_found(TASK_GONE)
+        raise not_found(TASK_NOT_FOUND)
     attempt = attempt_of(operation, cancel=cancel)
     if attempt.deadline_ns <= run.now_ns or attempt.stamp != stamp:
-        raise not_found(TASK_GONE)
+        raise not_found(TASK_NOT_FOUND)
     return operation
 
 

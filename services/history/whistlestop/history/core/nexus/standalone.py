@@ -33,7 +33,7 @@ DIVISION = "131748067"
 SERVICE_ATTRIBUTE = "TemporalNexusService"
 REQUEST_ATTRIBUTE = "TemporalNexusRequestId"
 """Search attributes of the server's own, for fields without a column in visibility."""
-GONE = "operation not found for ID: {}"
+NOT_FOUND = "operation not found for ID: {}"
 ALREADY_COMPLETED = "operation already completed"
 _ENDS: dict[int, str] = {
     wf_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED: "Succeeded",

@@ -17,10 +17,10 @@ def fire(run: Run) -> None:
     operations = run.state.nexus_operations
     for scheduled_event_id in sorted(operations):
         operation = operations[scheduled_event_id]
-        due = sorted(each for each in nexus_deadlines.timeouts(operation) if each[0] <= run.now_ns)
-        if due:
+        expired = sorted(each for each in nexus_deadlines.timeouts(operation) if each[0] <= run.now_ns)
+        if expired:
             run.bookkeeping = False
-            nexus_operations.time_out(run, operation, due[0][1])
+            nexus_operations.time_out(run, operation, expired[0][1])
         else:
             _fire_attempts(run, operation)
         if not run.is_open:

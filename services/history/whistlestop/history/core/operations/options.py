@@ -144,10 +144,10 @@ def _pin_where_it_is(run: Run, override: workflow_pb.VersioningOverride) -> None
     version = versioning_state.pinned_version(run.state)
     if version is None:
         behavior = enum_name(wf_enums.VersioningBehavior, run.state.versioning_info.behavior)
-        shown = "".join(word.capitalize() for word in behavior.removeprefix("VERSIONING_BEHAVIOR_").split("_"))
+        name = "".join(word.capitalize() for word in behavior.removeprefix("VERSIONING_BEHAVIOR_").split("_"))
         raise failed_precondition(
             f"must specify a specific pinned override version because workflow with id {run.state.workflow_id} has "
-            f"behavior {shown} and is not yet pinned to any version"
+            f"behavior {name} and is not yet pinned to any version"
         )
     override.pinned.version.CopyFrom(version)
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 def fire(run: Run) -> None:
     """Fire the timers that are due, in the order of their times."""
     state = run.state
-    due = sorted(
+    expired = sorted(
         (timer.fire_ns, timer.started_event_id, timer.timer_id)
         for deadline_ns, timer in short_timers.fire_times(state)
         if deadline_ns <= run.now_ns
     )
-    for _, started_event_id, timer_id in due:
+    for _, started_event_id, timer_id in expired:
         event = run.event(et.EVENT_TYPE_TIMER_FIRED)
         event.timer_fired_event_attributes.timer_id = timer_id
         event.timer_fired_event_attributes.started_event_id = started_event_id
         run.append(event)
-    if due:
+    if expired:
         workflow_task.schedule_if_none(run)

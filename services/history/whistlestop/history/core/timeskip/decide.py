@@ -31,7 +31,7 @@ def skip_if_idle(run: Run) -> bool:
     if not _is_idle(run):
         run.arm(time_skipping_state.fast_forward_deadline(state))
         return False
-    target_ns = min((due for due in _targets(state) if run.now_ns <= due <= LAST_SKIPPED_TO_NS), default=0)
+    target_ns = min((each for each in _targets(state) if run.now_ns <= each <= LAST_SKIPPED_TO_NS), default=0)
     fast_forward_ns = time_skipping_state.fast_forward_deadline(state)
     disables = False
     if fast_forward_ns:
@@ -81,7 +81,7 @@ def _targets(state: MutableState) -> list[int]:
     targets = [timer.fire_ns for timer in state.timers.values()]
     targets += [activity.next_attempt_ns for activity in state.activities.values() if _is_retried(activity)]
     if state.last_completed_started_event_id:
-        targets += [due for due in (state.run_expiration_ns, state.execution_expiration_ns) if due]
+        targets += [each for each in (state.run_expiration_ns, state.execution_expiration_ns) if each]
     elif state.execution_start_ns > state.start_ns:
         targets.append(state.execution_start_ns)
     return targets

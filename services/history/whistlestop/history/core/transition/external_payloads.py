@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
 
 # Field 3 of a payload: a message that is empty or has a number in its field 1.
-_LOOKS_LIKE_ONE = re.compile(rb"\x1a(?:\x00|[\x02-\x0b]\x08)")
+_MAY_BE_EXTERNAL = re.compile(rb"\x1a(?:\x00|[\x02-\x0b]\x08)")
 _PAYLOAD = common_pb.Payload.DESCRIPTOR
 _LEFT_OUT = common_pb.SearchAttributes.DESCRIPTOR
 
 
 def add(state: MutableState, events: Iterable[history_pb.HistoryEvent], data: bytes) -> None:
     """Count the external payloads of the events. `data` is the batch as it is stored."""
-    if _LOOKS_LIKE_ONE.search(data) is None:
+    if _MAY_BE_EXTERNAL.search(data) is None:
         return
     for event in events:
         name = event.WhichOneof("attributes")

@@ -48,10 +48,10 @@ def _search_attributes(state: MutableState, types: Mapping[str, AttributeType], 
     attributes = state.search_attributes
     if not closed or not state.external_payload_count:
         return row_json(attributes, types) if attributes else "{}"
-    shown = dict(attributes)
+    indexed = dict(attributes)
     for name, number in (
         ("TemporalExternalPayloadCount", state.external_payload_count),
         ("TemporalExternalPayloadSizeBytes", state.external_payload_size_bytes),
     ):
-        shown[name] = encode_value(number, AttributeType.Int)
-    return row_json(shown, types)
+        indexed[name] = encode_value(number, AttributeType.Int)
+    return row_json(indexed, types)

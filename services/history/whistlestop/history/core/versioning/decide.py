@@ -102,13 +102,13 @@ def _is_deployed(state: MutableState) -> bool:
 
 def keeps_cache(state: MutableState, deployments: NamespaceDeployments) -> bool:
     """Return whether the next workflow task may go to the worker that has the run cached."""
-    if is_elsewhere(state, deployments):
+    if changes_version(state, deployments):
         return False
     data = versioning_data(deployments, state.task_queue)
     return not data.clock_ns or _is_deployed(state) or keeps_sticky(data, build_ids.of_workflow_task(state))
 
 
-def is_elsewhere(state: MutableState, deployments: NamespaceDeployments) -> bool:
+def changes_version(state: MutableState, deployments: NamespaceDeployments) -> bool:
     """Return whether the next workflow task is for another version than the one that completed the last one."""
     if not _is_deployed(state) and build_ids.of_workflow_task(state):
         return False
@@ -121,7 +121,7 @@ def prepare(run: Run, deployments: NamespaceDeployments) -> None:
     """Set the deployments before a decision, and leave the sticky queue of workers of another version."""
     state = run.state
     run.deployments = deployments
-    if state.sticky_task_queue and is_elsewhere(state, deployments):
+    if state.sticky_task_queue and changes_version(state, deployments):
         state.sticky_task_queue = ""
 
 

@@ -353,10 +353,13 @@ def complete(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest) 
 
 def _listed_builds(state: MutableState) -> tuple[bytes, ...]:
     """Return the search attributes that another build's work changes, by which lists find the run."""
-    shown = state.search_attributes
+    indexed = state.search_attributes
     return (
         state.versioning_info.SerializeToString(),
-        *(shown[name].data if name in shown else b"" for name in ("BuildIds", "TemporalUsedWorkerDeploymentVersions")),
+        *(
+            indexed[name].data if name in indexed else b""
+            for name in ("BuildIds", "TemporalUsedWorkerDeploymentVersions")
+        ),
     )
 
 
