@@ -59,11 +59,11 @@ class ExecutionStore(Protocol):
         ...
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
-        """Return the run as last committed, or None if it does not exist."""
+        """Return the run as last committed, or None if it does not exist. Raise StorageError."""
         ...
 
     async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
-        """Return the current run of the workflow id, open or closed; None when there is none."""
+        """Return the current run of the workflow id, open or closed; None when there is none. Raise StorageError."""
         ...
 
     async def read_history(
@@ -79,12 +79,15 @@ class ExecutionStore(Protocol):
         """Return up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order.
 
         With `reverse` the order is descending, starting at the end of the range. A batch at either edge may hold events
-        outside the range: it is returned whole. The list is empty when no such event is stored.
+        outside the range: it is returned whole. The list is empty when no such event is stored. Raise StorageError.
         """
         ...
 
     async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
-        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one."""
+        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one.
+
+        Raise StorageError.
+        """
         ...
 
     async def list_executions(
@@ -92,14 +95,14 @@ class ExecutionStore(Protocol):
     ) -> list[StoredExecution]:
         """Return up to `limit` runs after `after` in key order, of one namespace if given.
 
-        Used by checks and administration.
+        Used by checks and administration. Raise StorageError.
         """
         ...
 
     async def delete_execution(self, key: ExecutionKey) -> None:
         """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares.
 
-        Nothing happens if it is gone.
+        Nothing happens if it is gone. Raise StorageError.
         """
         ...
 
@@ -110,7 +113,10 @@ class TaskStore(Protocol):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
-        """Return up to `limit` tasks after `after` (None: from the first), ordered by (priority, task_id)."""
+        """Return up to `limit` tasks after `after` (None: from the first), ordered by (priority, task_id).
+
+        Raise StorageError.
+        """
         ...
 
     async def list_tasks_by_level(
@@ -118,12 +124,15 @@ class TaskStore(Protocol):
     ) -> list[MatchingTask]:
         """Return the first `per_level` tasks of each of the first `levels` levels (values of `priority`) above `after`.
 
-        They are ordered by (priority, task_id).
+        They are ordered by (priority, task_id). Raise StorageError.
         """
         ...
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
-        """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
+        """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`.
+
+        Raise StorageError.
+        """
         ...
 
     async def put_tasks(self, tasks: Sequence[MatchingTask]) -> None:
@@ -131,13 +140,13 @@ class TaskStore(Protocol):
         ...
 
     async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
-        """Delete the tasks; keys without a task are ignored."""
+        """Delete the tasks; keys without a task are ignored. Raise StorageError."""
         ...
 
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
         """Return the backlog by priority, over all fairness keys; each count stops at `limit`.
 
-        Priorities without tasks are left out.
+        Priorities without tasks are left out. Raise StorageError.
         """
         ...
 
@@ -146,12 +155,12 @@ class TaskStore(Protocol):
     ) -> list[tuple[str, str, int]]:
         """Return up to `limit` queues (namespace_id, task_queue, task_type) that hold a task.
 
-        They are in key order, after the key `after`.
+        They are in key order, after the key `after`. Raise StorageError.
         """
         ...
 
     async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
-        """Return the settings of the queue, or None if none were written."""
+        """Return the settings of the queue, or None if none were written. Raise StorageError."""
         ...
 
     async def put_task_queue(self, record: TaskQueueRecord, expected_range_id: int) -> None:
@@ -161,20 +170,23 @@ class TaskStore(Protocol):
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
         """Write each poller, unless its stored row has a later `last_access_ns`.
 
-        So a poll that was in flight does not undo the poller's shutdown.
+        So a poll that was in flight does not undo the poller's shutdown. Raise StorageError.
         """
         ...
 
     async def get_poller(
         self, namespace_id: str, task_queue: str, task_type: int, identity: str
     ) -> PollerRecord | None:
-        """Return the poller's row, even an expired one, or None."""
+        """Return the poller's row, even an expired one, or None. Raise StorageError."""
         ...
 
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
-        """Return up to `limit` pollers that have not expired, ordered by identity, after the identity `after`."""
+        """Return up to `limit` pollers that have not expired, ordered by identity, after the identity `after`.
+
+        Raise StorageError.
+        """
         ...
 
 
@@ -182,39 +194,45 @@ class TimerStore(Protocol):
     """Store timer rows and transfer tasks, which are read by ranges of slots."""
 
     async def scan_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
-        """Return up to `limit` timer rows with `fire_at_ns <= now_ns`, earliest first."""
+        """Return up to `limit` timer rows with `fire_at_ns <= now_ns`, earliest first. Raise StorageError."""
         ...
 
     async def has_expired_rows(self, timers_ns: int, transfer_tasks_ns: int) -> bool:
-        """Return whether any slot has a timer due by `timers_ns` or a transfer task visible by `transfer_tasks_ns`."""
+        """Return whether any slot has a timer due by `timers_ns` or a transfer task visible by `transfer_tasks_ns`.
+
+        Raise StorageError.
+        """
         ...
 
     async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
-        """Return up to `limit` timer rows with `fire_at_ns > after_ns`, earliest first."""
+        """Return up to `limit` timer rows with `fire_at_ns > after_ns`, earliest first. Raise StorageError."""
         ...
 
     async def put_timer(self, timer: TimerTask) -> None:
-        """Write the row, replacing the one of the same run and kind."""
+        """Write the row, replacing the one of the same run and kind. Raise StorageError."""
         ...
 
     async def delete_timer(self, timer: TimerTask) -> None:
-        """Delete this row, unless it was re-armed (has another `fire_at_ns`) or deleted since."""
+        """Delete this row, unless it was re-armed (has another `fire_at_ns`) or deleted since. Raise StorageError."""
         ...
 
     async def postpone_timer(self, timer: TimerTask, fire_at_ns: int) -> bool:
-        """Move this row to another time. Return False when it was re-armed or deleted since."""
+        """Move this row to another time. Return False when it was re-armed or deleted since. Raise StorageError."""
         ...
 
     async def scan_transfer_tasks(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
-        """Return up to `limit` transfer tasks with `visible_at_ns <= now_ns`, oldest first."""
+        """Return up to `limit` transfer tasks with `visible_at_ns <= now_ns`, oldest first. Raise StorageError."""
         ...
 
     async def delete_transfer_task(self, task: TransferTask) -> None:
-        """Delete the transfer task; nothing happens if it is gone."""
+        """Delete the transfer task; nothing happens if it is gone. Raise StorageError."""
         ...
 
     async def postpone_transfer_task(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
-        """Set when the transfer task is due next, and its attempt; nothing happens if it is gone."""
+        """Set when the transfer task is due next, and its attempt; nothing happens if it is gone.
+
+        Raise StorageError.
+        """
         ...
 
 
@@ -222,27 +240,36 @@ class QueryStore(Protocol):
     """Store queries and their answers: the asking and the answering call may run on different instances."""
 
     async def put_query(self, query: QueryRecord, task: MatchingTask | None) -> None:
-        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query)."""
+        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query).
+
+        Raise StorageError.
+        """
         ...
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
-        """Return the query, with its answer if there is one; None when it is gone."""
+        """Return the query, with its answer if there is one; None when it is gone. Raise StorageError."""
         ...
 
     async def list_buffered_queries(self, key: ExecutionKey, now_ns: int, limit: int) -> list[QueryRecord]:
-        """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first."""
+        """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first.
+
+        Raise StorageError.
+        """
         ...
 
     async def answer_query(self, query_id: str, key: ExecutionKey, answer: bytes) -> bool:
-        """Store the answer. Return False when the query is gone, already answered, or was asked of another run."""
+        """Store the answer. Return False when the query is gone, already answered, or was asked of another run.
+
+        Raise StorageError.
+        """
         ...
 
     async def delete_query(self, query_id: str) -> None:
-        """Delete the query and its answer; nothing happens if it is gone."""
+        """Delete the query and its answer; nothing happens if it is gone. Raise StorageError."""
         ...
 
     async def purge_queries(self, now_ns: int, limit: int) -> int:
-        """Delete up to `limit` expired queries; return how many were deleted."""
+        """Delete up to `limit` expired queries; return how many were deleted. Raise StorageError."""
         ...
 
 
@@ -271,7 +298,7 @@ class VisibilityStore(Protocol):
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
-        """Return the group values and counts of a query with GROUP BY, at most `limit` groups."""
+        """Return the group values and counts of a query with GROUP BY, at most `limit` groups. Raise StorageError."""
         ...
 
 
@@ -283,7 +310,10 @@ class NamespaceStore(Protocol):
         ...
 
     async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None:
-        """Return the namespace of that name, or of that id if one is given; None when there is none."""
+        """Return the namespace of that name, or of that id if one is given; None when there is none.
+
+        Raise StorageError.
+        """
         ...
 
     async def update_namespace(self, record: NamespaceRecord) -> None:
@@ -294,11 +324,11 @@ class NamespaceStore(Protocol):
         ...
 
     async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]:
-        """Return up to `limit` namespaces ordered by name, after `after_name`."""
+        """Return up to `limit` namespaces ordered by name, after `after_name`. Raise StorageError."""
         ...
 
     async def delete_namespace(self, namespace_id: str) -> None:
-        """Delete the namespace's record, not its runs; nothing happens if it is gone."""
+        """Delete the namespace's record, not its runs; nothing happens if it is gone. Raise StorageError."""
         ...
 
 
@@ -310,7 +340,10 @@ class NexusEndpointStore(Protocol):
         ...
 
     async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None:
-        """Return the endpoint of that name, or of that id if one is given; None when there is none."""
+        """Return the endpoint of that name, or of that id if one is given; None when there is none.
+
+        Raise StorageError.
+        """
         ...
 
     async def update_nexus_endpoint(self, record: NexusEndpointRecord) -> None:
@@ -321,11 +354,11 @@ class NexusEndpointStore(Protocol):
         ...
 
     async def list_nexus_endpoints(self, first_id: str, limit: int) -> list[NexusEndpointRecord]:
-        """Return up to `limit` endpoints ordered by id, starting at `first_id`."""
+        """Return up to `limit` endpoints ordered by id, starting at `first_id`. Raise StorageError."""
         ...
 
     async def delete_nexus_endpoint(self, endpoint_id: str) -> bool:
-        """Delete the endpoint. Return False when there is none."""
+        """Delete the endpoint. Return False when there is none. Raise StorageError."""
         ...
 
 
@@ -336,19 +369,20 @@ class ClusterStore(Protocol):
         """Write these rows, delete rows that expired long ago, and return up to `limit` other live members by host id.
 
         A member is live when it expires after `since_ns`, or, where that is 0, after the newest heartbeat of `members`.
+        Raise StorageError.
         """
         ...
 
     async def remove_member(self, host_id: str) -> None:
-        """Delete the member's row; nothing happens if it is gone."""
+        """Delete the member's row; nothing happens if it is gone. Raise StorageError."""
         ...
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
-        """Return up to `limit` live members, ordered by host id."""
+        """Return up to `limit` live members, ordered by host id. Raise StorageError."""
         ...
 
     async def list_leases(self) -> list[ShardLease]:
-        """Return all leases; the configuration bounds their number."""
+        """Return all leases; the configuration bounds their number. Raise StorageError."""
         ...
 
     async def take_lease(self, lease: ShardLease, expected_range_id: int) -> None:
@@ -356,15 +390,15 @@ class ClusterStore(Protocol):
         ...
 
     async def enqueue(self, message: QueueMessage) -> None:
-        """Write the message, replacing one of the same id."""
+        """Write the message, replacing one of the same id. Raise StorageError."""
         ...
 
     async def read_queue(self, queue_name: str, after_id: int, limit: int) -> list[QueueMessage]:
-        """Return up to `limit` messages of the queue ordered by id, after `after_id`."""
+        """Return up to `limit` messages of the queue ordered by id, after `after_id`. Raise StorageError."""
         ...
 
     async def delete_message(self, message: QueueMessage) -> None:
-        """Delete the message; nothing happens if it is gone."""
+        """Delete the message; nothing happens if it is gone. Raise StorageError."""
         ...
 
 
@@ -393,11 +427,14 @@ class Store(
         ...
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
-        """Apply the migrations that are missing and return their names; contract migrations only when asked for."""
+        """Apply the migrations that are missing and return their names; contract migrations only when asked for.
+
+        Raise StorageError.
+        """
         ...
 
     async def schema_status(self) -> SchemaStatus:
-        """Compare the database's schema with this release."""
+        """Compare the database's schema with this release. Raise StorageError."""
         ...
 
     async def backup(self, target: str) -> None:
@@ -405,7 +442,7 @@ class Store(
         ...
 
     async def check(self, limit: int) -> list[Finding]:
-        """Check the invariants page by page; return at most `limit` findings."""
+        """Check the invariants page by page; return at most `limit` findings. Raise StorageError."""
         ...
 
     async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:

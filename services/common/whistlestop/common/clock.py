@@ -169,7 +169,10 @@ class SkippingClock:
 
 
 async def wait_until(clock: Clock, deadline_ns: int, what: Awaitable[T]) -> T | None:
-    """Await `what` until the steady clock reads `deadline_ns`; then cancel `what` and return None."""
+    """Await `what` until the steady clock reads `deadline_ns`; then cancel `what` and return None.
+
+    Exceptions of `what` are raised.
+    """
     task = asyncio.ensure_future(what)
     sleeper = asyncio.ensure_future(clock.sleep((deadline_ns - clock.steady_ns()) / SECOND_NS))
     try:
@@ -194,7 +197,7 @@ async def wait_toward(clock: Clock, instant_ns: int, what: Awaitable[T]) -> T | 
     """Await `what` until the wall clock should read `instant_ns`; return None on a timeout.
 
     The wait lasts WALL_CHECK_S at most. The caller then reads the wall clock again, which may have been set, and goes
-    on waiting if the instant has not come.
+    on waiting if the instant has not come. Exceptions of `what` are raised.
     """
     left_ns = min(instant_ns - clock.now_ns(), round(WALL_CHECK_S * SECOND_NS))
     return await wait_until(clock, clock.steady_ns() + left_ns, what)

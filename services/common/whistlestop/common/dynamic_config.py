@@ -287,7 +287,10 @@ def duration_s(what: str, text: str) -> float:
 
 
 def allowed_addresses(dynamic: DynamicConfig) -> list[str]:
-    """Return the patterns of all `allowedAddresses` settings; a host in one of them is allowed for all."""
+    """Return the patterns of all `allowedAddresses` settings; a host in one of them is allowed for all.
+
+    Raise InvalidDynamicConfig.
+    """
     given = ((key, dynamic.values[key]) for key in ALLOWED_ADDRESSES if key in dynamic.values)
     return [pattern for key, value in given for pattern, _ in _addresses(key, value)]
 

@@ -44,7 +44,10 @@ def current_name(method: str) -> str:
 
 
 async def call_renamed(client: ServiceClient, method: str, request: Message, context: CallContext) -> Reply:
-    """Call a method of OLD_NAMES by its present name, or by the old one where the receiver does not know that."""
+    """Call a method of OLD_NAMES by its present name, or by the old one where the receiver does not know that.
+
+    Raise ServiceError.
+    """
     try:
         return await client.call(method, request, context)
     except ServiceError as error:

@@ -70,7 +70,10 @@ class FrontendInstance:
 
 
 async def answer_event(api: HttpApi, event: dict[str, Any], latest_ns: int | None) -> HttpAnswer:
-    """Return the answer to an HTTP event. The body is decoded only if the headers are acceptable."""
+    """Return the answer to an HTTP event. The body is decoded only if the headers are acceptable.
+
+    Errors are in the answer.
+    """
     try:
         head = http_events.head_of(event)
         request = HttpRequest(head.method, head.path, head.query, head.headers, path_was_decoded=head.path_was_decoded)

@@ -138,7 +138,7 @@ async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest
     """Serve an event of a function that only other functions call, and return its reply.
 
     The event is an envelope, invoked directly or posted to a Function URL. `latest_ns` limits the caller's own
-    deadline.
+    deadline. A ServiceError is in the reply; any other exception is raised.
     """
     if not http_events.is_http(event):
         return await invoke_envelope(service, event, clock, latest_ns=latest_ns)

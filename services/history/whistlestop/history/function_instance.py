@@ -96,7 +96,7 @@ class HistoryInstance:
     async def settle(self, latest_ns: int | None) -> None:
         """Finish the call's work: deliver transfer tasks, set a wake-up, renew the membership row, notify workers.
 
-        From `latest_ns` (steady clock; None: no limit) on, no delivery is started.
+        From `latest_ns` (steady clock; None: no limit) on, no delivery is started. Failures are logged.
         """
         await self.history.transfers.drain(latest_ns)
         await self._earliest_wake_up.arm(self._wake_ups)

@@ -145,7 +145,7 @@ class PollerRows:
     async def remove(self, key: QueueKey, identity: str) -> bool:
         """Expire the row of a poller that shut down at once; with an empty identity, all rows of the queue.
 
-        Return False when there is no such row.
+        Return False when there is no such row. Raise StorageError.
         """
         now_ns = self._clock.now_ns()
         rows = [row for row in await self.read(key) if not identity or row.identity == identity]

@@ -50,7 +50,10 @@ class StoredTimerScan:
         self._clock = clock
 
     async def fire_timers(self, context: CallContext, *, first: bool) -> None:
-        """Fire a page of due timers. With `first` (the poll's first check), deliver overdue transfer tasks as well."""
+        """Fire a page of due timers. With `first` (the poll's first check), deliver overdue transfer tasks as well.
+
+        Raise ServiceError or StorageError.
+        """
         now_ns = self._clock.now_ns()
         if not await self._store.has_expired_rows(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
             return

@@ -152,7 +152,7 @@ class Versions:
         )
 
     async def has_pollers(self, key: QueueKey, context: CallContext) -> bool:
-        """Return whether descriptions of the queue show a poller."""
+        """Return whether descriptions of the queue show a poller. Raise StorageError."""
         now_ns = self._clock.steady_ns()
         queue = self._queues.find(key)
         if queue is not None and recent_pollers(queue, now_ns, self._config):

@@ -261,7 +261,10 @@ _CALLS: dict[str, type[Any]] = {
 
 
 def client(service: str, aws: Aws | None = None) -> Any:
-    """Return a client of a service ("lambda", "sqs", …), by default with the credentials of the environment."""
+    """Return a client of a service ("lambda", "sqs", …), by default with the credentials of the environment.
+
+    Raise AwsError without them.
+    """
     return _CALLS[service](aws or from_environment())
 
 

@@ -230,7 +230,8 @@ def bind_address(ip: str, flag: str = "--ip") -> str:
 def development_outbound(ip: str) -> tuple[str, ...]:
     """Return what a development server may call besides public addresses: loopback, if it listens on loopback only.
 
-    Whoever can call such a server can reach loopback addresses anyway.
+    Whoever can call such a server can reach loopback addresses anyway. Empty for an address that is none: starting the
+    server reports it.
     """
     try:
         on_loopback = is_loopback(bind_address(ip))

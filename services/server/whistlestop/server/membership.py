@@ -125,7 +125,7 @@ class Membership:
         self._loop = Loop("membership", clock, most_pause_s=BESIDE_OTHERS_S)
 
     async def join(self, rpc_address: str, rpc_port: int) -> None:
-        """Write the first heartbeat, and start to renew it."""
+        """Write the first heartbeat, and start to renew it. Raise StorageError."""
         now_ns = self._clock.now_ns()
         self._apart_ns = now_ns - self._clock.steady_ns()
         self._members = [

@@ -47,7 +47,10 @@ def make_store(config: StoreConfig, metrics: Metrics = NO_METRICS) -> Store:
 
 
 async def make_notifier(config: StoreConfig, clock: Clock) -> Notifier:
-    """Return a started notifier: within the process, and by LISTEN/NOTIFY if other processes share the database."""
+    """Return a started notifier: within the process, and by LISTEN/NOTIFY if other processes share the database.
+
+    Raise StorageError.
+    """
     if not config.database_url:
         from whistlestop.common.notify import LocalNotifier
 

@@ -46,7 +46,10 @@ class PostgresCluster(PostgresBase):
             raise NamespaceExists(f"namespace {record.name} ({record.namespace_id}) exists already")
 
     async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None:
-        """Return the namespace of that name, or of that id if one is given; None when there is none."""
+        """Return the namespace of that name, or of that id if one is given; None when there is none.
+
+        Raise StorageError.
+        """
         if namespace_id:
             row = await self._one(f"{_NAMESPACE} WHERE id = $1", (namespace_id,))
         else:
@@ -73,18 +76,19 @@ class PostgresCluster(PostgresBase):
             raise NamespaceConflict(f"namespace {record.name} was changed by another writer, or is gone")
 
     async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]:
-        """Return up to `limit` namespaces ordered by name, after `after_name`."""
+        """Return up to `limit` namespaces ordered by name, after `after_name`. Raise StorageError."""
         rows = await self._all(f"{_NAMESPACE} WHERE name > $1 ORDER BY name LIMIT $2", (after_name, limit))
         return [NamespaceRecord(*row) for row in rows]
 
     async def delete_namespace(self, namespace_id: str) -> None:
-        """Delete the namespace's record, not its runs; nothing happens if it is gone."""
+        """Delete the namespace's record, not its runs; nothing happens if it is gone. Raise StorageError."""
         await self._run("DELETE FROM namespaces WHERE id = $1", (namespace_id,))
 
     async def heartbeat(self, *members: Member, limit: int = 0, since_ns: int = 0) -> list[Member]:
         """Write these rows, delete rows that expired long ago, and return up to `limit` other live members by host id.
 
         A member is live when it expires after `since_ns`, or, where that is 0, after the newest heartbeat of `members`.
+        Raise StorageError.
         """
         now_ns = since_ns or max(member.last_heartbeat_ns for member in members)
         statement = Statement()
@@ -104,11 +108,11 @@ class PostgresCluster(PostgresBase):
         return [Member(*row) for row in rows]
 
     async def remove_member(self, host_id: str) -> None:
-        """Delete the member's row; nothing happens if it is gone."""
+        """Delete the member's row; nothing happens if it is gone. Raise StorageError."""
         await self._run("DELETE FROM cluster_membership WHERE host_id = $1", (host_id,))
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
-        """Return up to `limit` live members, ordered by host id."""
+        """Return up to `limit` live members, ordered by host id. Raise StorageError."""
         rows = await self._all(f"{_MEMBERS} WHERE expires_ns > $1 ORDER BY host_id LIMIT $2", (now_ns, limit))
         return [Member(*row) for row in rows]
 
@@ -139,7 +143,7 @@ class PostgresCluster(PostgresBase):
             raise LeaseLost(f"the lease of range {lease.shard_id} is held under another range id")
 
     async def enqueue(self, message: QueueMessage) -> None:
-        """Write the message, replacing one of the same id."""
+        """Write the message, replacing one of the same id. Raise StorageError."""
         check_value("queue message", len(message.data))
         await self._run(
             "INSERT INTO queue (queue_name, message_id, data) VALUES ($1, $2, $3)"
@@ -148,7 +152,7 @@ class PostgresCluster(PostgresBase):
         )
 
     async def read_queue(self, queue_name: str, after_id: int, limit: int) -> list[QueueMessage]:
-        """Return up to `limit` messages of the queue ordered by id, after `after_id`."""
+        """Return up to `limit` messages of the queue ordered by id, after `after_id`. Raise StorageError."""
         rows = await self._all(
             "SELECT queue_name, message_id, data FROM queue WHERE queue_name = $1 AND message_id > $2"
             " ORDER BY message_id LIMIT $3",
@@ -157,7 +161,7 @@ class PostgresCluster(PostgresBase):
         return [QueueMessage(*row) for row in rows]
 
     async def delete_message(self, message: QueueMessage) -> None:
-        """Delete the message; nothing happens if it is gone."""
+        """Delete the message; nothing happens if it is gone. Raise StorageError."""
         await self._run(
             "DELETE FROM queue WHERE queue_name = $1 AND message_id = $2", (message.queue_name, message.message_id)
         )

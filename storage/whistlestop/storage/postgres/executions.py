@@ -99,7 +99,7 @@ class PostgresExecutions(PostgresBase):
             self._notify_workers(row[-1])
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
-        """Return the run as last committed, or None if it does not exist."""
+        """Return the run as last committed, or None if it does not exist. Raise StorageError."""
         row = await self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))
         return await self._stored(row) if row else None
 
@@ -116,7 +116,7 @@ class PostgresExecutions(PostgresBase):
         return StoredExecution(key, slot, version, state, encoding, next_id, status)
 
     async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
-        """Return the current run of the workflow id, open or closed; None when there is none."""
+        """Return the current run of the workflow id, open or closed; None when there is none. Raise StorageError."""
         row = await self._one(_GET_CURRENT, (namespace_id, workflow_id))
         return CurrentExecution(*row) if row else None
 
@@ -133,7 +133,7 @@ class PostgresExecutions(PostgresBase):
         """Return up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order.
 
         With `reverse` the order is descending, starting at the end of the range. A batch at either edge may hold events
-        outside the range: it is returned whole. The list is empty when no such event is stored.
+        outside the range: it is returned whole. The list is empty when no such event is stored. Raise StorageError.
         """
         found: list[HistoryBatch] = []
         sql = _READ_BACKWARD if reverse else _READ_FORWARD
@@ -149,7 +149,10 @@ class PostgresExecutions(PostgresBase):
         return found
 
     async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
-        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one."""
+        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one.
+
+        Raise StorageError.
+        """
         run = (key.namespace_id, key.workflow_id, key.run_id)
         rows = await self._all(numbered(SHARED_BRANCHES, "?"), (key.namespace_id, key.run_id))
         shared = [BranchRange(*row) for row in rows]
@@ -161,7 +164,7 @@ class PostgresExecutions(PostgresBase):
     ) -> list[StoredExecution]:
         """Return up to `limit` runs after `after` in key order, of one namespace if given.
 
-        Used by checks and administration.
+        Used by checks and administration. Raise StorageError.
         """
         start = after or ExecutionKey(namespace_id, "", "")
         if namespace_id:
@@ -174,7 +177,7 @@ class PostgresExecutions(PostgresBase):
     async def delete_execution(self, key: ExecutionKey) -> None:
         """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares.
 
-        Nothing happens if it is gone.
+        Nothing happens if it is gone. Raise StorageError.
         """
         await self._transaction(partial(_delete, key))
 

@@ -26,7 +26,10 @@ class PostgresNexus(PostgresBase):
             raise EndpointExists(f"a Nexus endpoint named {record.name} exists already")
 
     async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None:
-        """Return the endpoint of that name, or of that id if one is given; None when there is none."""
+        """Return the endpoint of that name, or of that id if one is given; None when there is none.
+
+        Raise StorageError.
+        """
         column, value = ("id", endpoint_id) if endpoint_id else ("name", name)
         row = await self._one(f"{_ENDPOINT} WHERE {column} = $1", (value,))
         return NexusEndpointRecord(*row) if row else None
@@ -50,10 +53,10 @@ class PostgresNexus(PostgresBase):
             raise EndpointConflict(f"Nexus endpoint {record.name} was changed by another writer, or is gone")
 
     async def list_nexus_endpoints(self, first_id: str, limit: int) -> list[NexusEndpointRecord]:
-        """Return up to `limit` endpoints ordered by id, starting at `first_id`."""
+        """Return up to `limit` endpoints ordered by id, starting at `first_id`. Raise StorageError."""
         rows = await self._all(f"{_ENDPOINT} WHERE id >= $1 ORDER BY id LIMIT $2", (first_id, limit))
         return [NexusEndpointRecord(*row) for row in rows]
 
     async def delete_nexus_endpoint(self, endpoint_id: str) -> bool:
-        """Delete the endpoint. Return False when there is none."""
+        """Delete the endpoint. Return False when there is none. Raise StorageError."""
         return await self._run("DELETE FROM nexus_endpoints WHERE id = $1", (endpoint_id,)) == 1

@@ -48,7 +48,10 @@ class PostgresQueries(PostgresBase):
     """See whistlestop.storage.interface.QueryStore."""
 
     async def put_query(self, query: QueryRecord, task: MatchingTask | None) -> None:
-        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query)."""
+        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query).
+
+        Raise StorageError.
+        """
         check_chunked("query", len(query.request))
         key = query.key
         request, more = split(query.request)
@@ -71,7 +74,7 @@ class PostgresQueries(PostgresBase):
             self._notify_workers(rows_found[0][-1])
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
-        """Return the query, with its answer if there is one; None when it is gone."""
+        """Return the query, with its answer if there is one; None when it is gone. Raise StorageError."""
         row = await self._one(f"{_QUERY} WHERE query_id = $1", (query_id,))
         return await self._query(row) if row else None
 
@@ -81,12 +84,18 @@ class PostgresQueries(PostgresBase):
         return QueryRecord(row[0], ExecutionKey(*row[1:4]), request, row[5], row[6], answer)
 
     async def list_buffered_queries(self, key: ExecutionKey, now_ns: int, limit: int) -> list[QueryRecord]:
-        """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first."""
+        """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first.
+
+        Raise StorageError.
+        """
         rows = await self._all(_BUFFERED, (key.run_id, key.namespace_id, key.workflow_id, now_ns, limit))
         return [await self._query(row) for row in rows]
 
     async def answer_query(self, query_id: str, key: ExecutionKey, answer: bytes) -> bool:
-        """Store the answer. Return False when the query is gone, already answered, or was asked of another run."""
+        """Store the answer. Return False when the query is gone, already answered, or was asked of another run.
+
+        Raise StorageError.
+        """
         check_chunked("query answer", len(answer))
         data, more = split(answer)
         statement = Statement()
@@ -102,11 +111,11 @@ class PostgresQueries(PostgresBase):
         return len(rows_found) == 1
 
     async def delete_query(self, query_id: str) -> None:
-        """Delete the query and its answer; nothing happens if it is gone."""
+        """Delete the query and its answer; nothing happens if it is gone. Raise StorageError."""
         await self._drop_chunks(await self._all(_DELETE, (query_id,), read=False))
 
     async def purge_queries(self, now_ns: int, limit: int) -> int:
-        """Delete up to `limit` expired queries; return how many were deleted."""
+        """Delete up to `limit` expired queries; return how many were deleted. Raise StorageError."""
         deleted = await self._all(_PURGE, (now_ns, limit), read=False)
         await self._drop_chunks(deleted)
         return len(deleted)

@@ -80,7 +80,10 @@ class PostgresStore(
         self._pool = self._writer = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
-        """Apply the migrations that are missing and return their names; contract migrations only when asked for."""
+        """Apply the migrations that are missing and return their names; contract migrations only when asked for.
+
+        Raise StorageError.
+        """
         async with self._connections().connection(silent_s=None) as connection:
             try:
                 return await schema.migrate(connection, contract=contract)
@@ -105,7 +108,7 @@ class PostgresStore(
                 raise translate(error) from error
 
     async def check(self, limit: int) -> list[Finding]:
-        """Check the invariants page by page; return at most `limit` findings."""
+        """Check the invariants page by page; return at most `limit` findings. Raise StorageError."""
         return await check(self._with_marks, limit)
 
     async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
@@ -116,7 +119,7 @@ class PostgresStore(
         return await notes_set_aside(self._with_marks, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:
-        """Return the number of rows of each table, each counted up to `limit`."""
+        """Return the number of rows of each table, each counted up to `limit`. Raise StorageError."""
         return await table_counts(self._with_marks, limit)
 
     async def _with_marks(self, sql: str, parameters: Sequence[Any]) -> list[Any]:

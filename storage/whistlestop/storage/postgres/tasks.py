@@ -86,7 +86,10 @@ class PostgresTasks(PostgresBase):
     async def list_tasks(
         self, namespace_id: str, task_queue: str, task_type: int, after: tuple[int, int] | None, limit: int
     ) -> list[MatchingTask]:
-        """Return up to `limit` tasks after `after` (None: from the first), ordered by (priority, task_id)."""
+        """Return up to `limit` tasks after `after` (None: from the first), ordered by (priority, task_id).
+
+        Raise StorageError.
+        """
         rows = await self._all(_LIST_TASKS, (namespace_id, task_queue, task_type, *(after or (FIRST, 0)), limit))
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
@@ -95,14 +98,17 @@ class PostgresTasks(PostgresBase):
     ) -> list[MatchingTask]:
         """Return the first `per_level` tasks of each of the first `levels` levels (values of `priority`) above `after`.
 
-        They are ordered by (priority, task_id).
+        They are ordered by (priority, task_id). Raise StorageError.
         """
         parameters = (namespace_id, task_queue, task_type, after, per_level, levels)
         rows = await self._all(_LIST_BY_LEVEL, parameters)
         return [MatchingTask(TaskKey(*row[:5]), *row[5:]) for row in rows]
 
     async def count_tasks(self, queues: Sequence[tuple[str, str, int]], limit: int) -> list[int]:
-        """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`."""
+        """Return the number of tasks in each queue (namespace_id, task_queue, task_type), counted up to `limit`.
+
+        Raise StorageError.
+        """
         if not queues:
             return []
         statement = Statement()
@@ -121,7 +127,7 @@ class PostgresTasks(PostgresBase):
         await self._run(f"INSERT INTO {TASK} SELECT * FROM {relation} {SET_TASK}", statement.parameters)
 
     async def delete_tasks(self, keys: Sequence[TaskKey]) -> None:
-        """Delete the tasks; keys without a task are ignored."""
+        """Delete the tasks; keys without a task are ignored. Raise StorageError."""
         if not keys:
             return
         statement = Statement()
@@ -134,7 +140,7 @@ class PostgresTasks(PostgresBase):
     async def backlog(self, namespace_id: str, task_queue: str, task_type: int, limit: int) -> dict[int, Backlog]:
         """Return the backlog by priority, over all fairness keys; each count stops at `limit`.
 
-        Priorities without tasks are left out.
+        Priorities without tasks are left out. Raise StorageError.
         """
         # At most ten steps, however many fairness keys there are.
         queue = (namespace_id, task_queue, task_type)
@@ -151,7 +157,7 @@ class PostgresTasks(PostgresBase):
     ) -> list[tuple[str, str, int]]:
         """Return up to `limit` queues (namespace_id, task_queue, task_type) that hold a task.
 
-        They are in key order, after the key `after`.
+        They are in key order, after the key `after`. Raise StorageError.
         """
         # This takes one index step per queue, whatever the number of tasks in it.
         found: list[tuple[str, str, int]] = []
@@ -162,7 +168,7 @@ class PostgresTasks(PostgresBase):
         return found
 
     async def get_task_queue(self, namespace_id: str, task_queue: str, task_type: int) -> TaskQueueRecord | None:
-        """Return the settings of the queue, or None if none were written."""
+        """Return the settings of the queue, or None if none were written. Raise StorageError."""
         row = await self._one(_GET_QUEUE, (namespace_id, task_queue, task_type))
         return TaskQueueRecord(namespace_id, task_queue, task_type, *row) if row else None
 
@@ -189,7 +195,7 @@ class PostgresTasks(PostgresBase):
     async def put_pollers(self, pollers: Sequence[PollerRecord]) -> None:
         """Write each poller, unless its stored row has a later `last_access_ns`.
 
-        So a poll that was in flight does not undo the poller's shutdown.
+        So a poll that was in flight does not undo the poller's shutdown. Raise StorageError.
         """
         if not pollers:
             return
@@ -209,13 +215,16 @@ class PostgresTasks(PostgresBase):
     async def get_poller(
         self, namespace_id: str, task_queue: str, task_type: int, identity: str
     ) -> PollerRecord | None:
-        """Return the poller's row, even an expired one, or None."""
+        """Return the poller's row, even an expired one, or None. Raise StorageError."""
         row = await self._one(_GET_POLLER, (namespace_id, task_queue, task_type, identity))
         return PollerRecord(*row) if row else None
 
     async def list_pollers(
         self, namespace_id: str, task_queue: str, task_type: int, now_ns: int, limit: int, after: str = ""
     ) -> list[PollerRecord]:
-        """Return up to `limit` pollers that have not expired, ordered by identity, after the identity `after`."""
+        """Return up to `limit` pollers that have not expired, ordered by identity, after the identity `after`.
+
+        Raise StorageError.
+        """
         rows = await self._all(_LIST_POLLERS, (namespace_id, task_queue, task_type, after, now_ns, limit))
         return [PollerRecord(*row) for row in rows]

@@ -48,35 +48,38 @@ class PostgresTimers(PostgresBase):
     """See whistlestop.storage.interface.TimerStore."""
 
     async def scan_timers(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TimerTask]:
-        """Return up to `limit` timer rows with `fire_at_ns <= now_ns`, earliest first."""
+        """Return up to `limit` timer rows with `fire_at_ns <= now_ns`, earliest first. Raise StorageError."""
         return _timers(await self._all(_SCAN_TIMERS, (now_ns, first_slot, next_slot, limit)))
 
     async def has_expired_rows(self, timers_ns: int, transfer_tasks_ns: int) -> bool:
-        """Return whether any slot has a timer due by `timers_ns` or a transfer task visible by `transfer_tasks_ns`."""
+        """Return whether any slot has a timer due by `timers_ns` or a transfer task visible by `transfer_tasks_ns`.
+
+        Raise StorageError.
+        """
         return bool((await self._one(_HAS_EXPIRED_ROWS, (timers_ns, transfer_tasks_ns)))[0])
 
     async def next_timers(self, first_slot: int, next_slot: int, after_ns: int, limit: int) -> list[TimerTask]:
-        """Return up to `limit` timer rows with `fire_at_ns > after_ns`, earliest first."""
+        """Return up to `limit` timer rows with `fire_at_ns > after_ns`, earliest first. Raise StorageError."""
         return _timers(await self._all(_NEXT_TIMERS, (after_ns, first_slot, next_slot, limit)))
 
     async def put_timer(self, timer: TimerTask) -> None:
-        """Write the row, replacing the one of the same run and kind."""
+        """Write the row, replacing the one of the same run and kind. Raise StorageError."""
         check_value("timer", len(timer.data), TIMER_LIMIT)
         await self._run(_PUT_TIMER, timer_row(timer))
 
     async def delete_timer(self, timer: TimerTask) -> None:
-        """Delete this row, unless it was re-armed (has another `fire_at_ns`) or deleted since."""
+        """Delete this row, unless it was re-armed (has another `fire_at_ns`) or deleted since. Raise StorageError."""
         key = timer.key
         await self._run(_DELETE_TIMER, (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns))
 
     async def postpone_timer(self, timer: TimerTask, fire_at_ns: int) -> bool:
-        """Move this row to another time. Return False when it was re-armed or deleted since."""
+        """Move this row to another time. Return False when it was re-armed or deleted since. Raise StorageError."""
         key = timer.key
         values = (key.namespace_id, key.run_id, key.workflow_id, timer.kind, timer.fire_at_ns, fire_at_ns)
         return await self._run(_POSTPONE_TIMER, values) == 1
 
     async def scan_transfer_tasks(self, first_slot: int, next_slot: int, now_ns: int, limit: int) -> list[TransferTask]:
-        """Return up to `limit` transfer tasks with `visible_at_ns <= now_ns`, oldest first."""
+        """Return up to `limit` transfer tasks with `visible_at_ns <= now_ns`, oldest first. Raise StorageError."""
         found = []
         for row in await self._all(_SCAN_TRANSFER_TASKS, (now_ns, first_slot, next_slot, limit)):
             task = TransferTask(row[0], row[1], ExecutionKey(*row[2:5]), *row[5:9])
@@ -87,14 +90,17 @@ class PostgresTimers(PostgresBase):
         return found
 
     async def delete_transfer_task(self, task: TransferTask) -> None:
-        """Delete the transfer task; nothing happens if it is gone."""
+        """Delete the transfer task; nothing happens if it is gone. Raise StorageError."""
         if len(task.data) > CHUNK_BYTES:
             await self._run(_DELETE_CHUNKED_TRANSFER_TASK, (task.slot, task.task_id, transfer_task_owner(task)))
         else:
             await self._run(_DELETE_TRANSFER_TASK, (task.slot, task.task_id))
 
     async def postpone_transfer_task(self, task: TransferTask, visible_at_ns: int, attempt: int) -> None:
-        """Set when the transfer task is due next, and its attempt; nothing happens if it is gone."""
+        """Set when the transfer task is due next, and its attempt; nothing happens if it is gone.
+
+        Raise StorageError.
+        """
         await self._run(_POSTPONE, (task.slot, task.task_id, visible_at_ns, attempt))
 
 

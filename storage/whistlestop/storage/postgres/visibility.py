@@ -84,7 +84,7 @@ class PostgresVisibility(PostgresBase):
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
-        """Return the group values and counts of a query with GROUP BY, at most `limit` groups."""
+        """Return the group values and counts of a query with GROUP BY, at most `limit` groups. Raise StorageError."""
         columns, values = group_by_columns(query, POSTGRES)
         where, more = await compiled(where_clause, query, POSTGRES)
         numbers = ", ".join(str(n) for n in range(1, len(columns) + 1))

@@ -38,7 +38,10 @@ class SqliteCluster(SqliteBase):
         await self._write(run)
 
     async def get_namespace(self, *, name: str = "", namespace_id: str = "") -> NamespaceRecord | None:
-        """Return the namespace of that name, or of that id if one is given; None when there is none."""
+        """Return the namespace of that name, or of that id if one is given; None when there is none.
+
+        Raise StorageError.
+        """
         if namespace_id:
             row = self._one(f"{_NAMESPACE} WHERE id = ?", (namespace_id,))
         else:
@@ -55,18 +58,19 @@ class SqliteCluster(SqliteBase):
         await self._write(partial(_update_namespace, record))
 
     async def list_namespaces(self, after_name: str, limit: int) -> list[NamespaceRecord]:
-        """Return up to `limit` namespaces ordered by name, after `after_name`."""
+        """Return up to `limit` namespaces ordered by name, after `after_name`. Raise StorageError."""
         rows = self._all(f"{_NAMESPACE} WHERE name > ? ORDER BY name LIMIT ?", (after_name, limit))
         return [_namespace(row) for row in rows]
 
     async def delete_namespace(self, namespace_id: str) -> None:
-        """Delete the namespace's record, not its runs; nothing happens if it is gone."""
+        """Delete the namespace's record, not its runs; nothing happens if it is gone. Raise StorageError."""
         await self._write(partial(_delete, "DELETE FROM namespaces WHERE id = ?", (namespace_id,)))
 
     async def heartbeat(self, *members: Member, limit: int = 0, since_ns: int = 0) -> list[Member]:
         """Write these rows, delete rows that expired long ago, and return up to `limit` other live members by host id.
 
         A member is live when it expires after `since_ns`, or, where that is 0, after the newest heartbeat of `members`.
+        Raise StorageError.
         """
         now_ns = since_ns or max(member.last_heartbeat_ns for member in members)
         hosts = {member.host_id for member in members}
@@ -91,11 +95,11 @@ class SqliteCluster(SqliteBase):
         return [member for member in found if member.host_id not in hosts][:limit]
 
     async def remove_member(self, host_id: str) -> None:
-        """Delete the member's row; nothing happens if it is gone."""
+        """Delete the member's row; nothing happens if it is gone. Raise StorageError."""
         await self._write(partial(_delete, "DELETE FROM cluster_membership WHERE host_id = ?", (host_id,)))
 
     async def list_members(self, now_ns: int, limit: int) -> list[Member]:
-        """Return up to `limit` live members, ordered by host id."""
+        """Return up to `limit` live members, ordered by host id. Raise StorageError."""
         rows = self._all(
             "SELECT host_id, role, rpc_address, rpc_port, session_start_ns, last_heartbeat_ns, expires_ns"
             " FROM cluster_membership WHERE expires_ns > ? ORDER BY host_id LIMIT ?",
@@ -114,7 +118,7 @@ class SqliteCluster(SqliteBase):
         await self._write(partial(_take_lease, lease, expected_range_id))
 
     async def enqueue(self, message: QueueMessage) -> None:
-        """Write the message, replacing one of the same id."""
+        """Write the message, replacing one of the same id. Raise StorageError."""
         check_value("queue message", len(message.data))
         check_text(message.queue_name)
 
@@ -127,7 +131,7 @@ class SqliteCluster(SqliteBase):
         await self._write(run)
 
     async def read_queue(self, queue_name: str, after_id: int, limit: int) -> list[QueueMessage]:
-        """Return up to `limit` messages of the queue ordered by id, after `after_id`."""
+        """Return up to `limit` messages of the queue ordered by id, after `after_id`. Raise StorageError."""
         rows = self._all(
             "SELECT queue_name, message_id, data FROM queue WHERE queue_name = ? AND message_id > ?"
             " ORDER BY message_id LIMIT ?",
@@ -136,7 +140,7 @@ class SqliteCluster(SqliteBase):
         return [QueueMessage(*row) for row in rows]
 
     async def delete_message(self, message: QueueMessage) -> None:
-        """Delete the message; nothing happens if it is gone."""
+        """Delete the message; nothing happens if it is gone. Raise StorageError."""
         sql = "DELETE FROM queue WHERE queue_name = ? AND message_id = ?"
         await self._write(partial(_delete, sql, (message.queue_name, message.message_id)))
 

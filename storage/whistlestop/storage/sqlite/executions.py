@@ -68,12 +68,12 @@ class SqliteExecutions(SqliteBase):
         )
 
     async def get_execution(self, key: ExecutionKey) -> StoredExecution | None:
-        """Return the run as last committed, or None if it does not exist."""
+        """Return the run as last committed, or None if it does not exist. Raise StorageError."""
         row = self._one(_GET_EXECUTION, (key.namespace_id, key.workflow_id, key.run_id))
         return StoredExecution(key, *row[3:]) if row else None
 
     async def get_current(self, namespace_id: str, workflow_id: str) -> CurrentExecution | None:
-        """Return the current run of the workflow id, open or closed; None when there is none."""
+        """Return the current run of the workflow id, open or closed; None when there is none. Raise StorageError."""
         row = self._one(SELECT_CURRENT, (namespace_id, workflow_id))
         return CurrentExecution(*row) if row else None
 
@@ -90,7 +90,7 @@ class SqliteExecutions(SqliteBase):
         """Return up to `limit` batches that hold events `first_event_id <= id < next_event_id`, in order.
 
         With `reverse` the order is descending, starting at the end of the range. A batch at either edge may hold events
-        outside the range: it is returned whole. The list is empty when no such event is stored.
+        outside the range: it is returned whole. The list is empty when no such event is stored. Raise StorageError.
         """
         found: list[HistoryBatch] = []
         sql = _READ_BACKWARD if reverse else _READ_FORWARD
@@ -105,7 +105,10 @@ class SqliteExecutions(SqliteBase):
         return found
 
     async def branches_of(self, key: ExecutionKey) -> list[BranchRange]:
-        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one."""
+        """Return the ranges of the run's history: those shared with other branches, then its own open-ended one.
+
+        Raise StorageError.
+        """
         run = (key.namespace_id, key.workflow_id, key.run_id)
         shared = [BranchRange(*row) for row in self._all(SHARED_BRANCHES, (key.namespace_id, key.run_id))]
         own = self._one(f"SELECT branch_id FROM executions {_WHERE_RUN}", run)
@@ -116,7 +119,7 @@ class SqliteExecutions(SqliteBase):
     ) -> list[StoredExecution]:
         """Return up to `limit` runs after `after` in key order, of one namespace if given.
 
-        Used by checks and administration.
+        Used by checks and administration. Raise StorageError.
         """
         start = after or ExecutionKey(namespace_id, "", "")
         if namespace_id:
@@ -128,7 +131,7 @@ class SqliteExecutions(SqliteBase):
     async def delete_execution(self, key: ExecutionKey) -> None:
         """Delete the run with its visibility, timers, tasks, current row and the history that no other run shares.
 
-        Nothing happens if it is gone.
+        Nothing happens if it is gone. Raise StorageError.
         """
         await self._write(partial(_delete, key))
 

@@ -34,7 +34,10 @@ class SqliteNexus(SqliteBase):
         await self._write(run)
 
     async def get_nexus_endpoint(self, *, endpoint_id: str = "", name: str = "") -> NexusEndpointRecord | None:
-        """Return the endpoint of that name, or of that id if one is given; None when there is none."""
+        """Return the endpoint of that name, or of that id if one is given; None when there is none.
+
+        Raise StorageError.
+        """
         column, value = ("id", endpoint_id) if endpoint_id else ("name", name)
         row = self._one(f"{_ENDPOINT} WHERE {column} = ?", (value,))
         return _endpoint(row) if row else None
@@ -61,12 +64,12 @@ class SqliteNexus(SqliteBase):
         await self._write(run)
 
     async def list_nexus_endpoints(self, first_id: str, limit: int) -> list[NexusEndpointRecord]:
-        """Return up to `limit` endpoints ordered by id, starting at `first_id`."""
+        """Return up to `limit` endpoints ordered by id, starting at `first_id`. Raise StorageError."""
         rows = self._all(f"{_ENDPOINT} WHERE id >= ? ORDER BY id LIMIT ?", (first_id, limit))
         return [_endpoint(row) for row in rows]
 
     async def delete_nexus_endpoint(self, endpoint_id: str) -> bool:
-        """Delete the endpoint. Return False when there is none."""
+        """Delete the endpoint. Return False when there is none. Raise StorageError."""
 
         def run(cursor: sqlite3.Cursor) -> bool:
             return cursor.execute("DELETE FROM nexus_endpoints WHERE id = ?", (endpoint_id,)).rowcount == 1

@@ -33,7 +33,10 @@ class SqliteQueries(SqliteBase):
     """See whistlestop.storage.interface.QueryStore."""
 
     async def put_query(self, query: QueryRecord, task: MatchingTask | None) -> None:
-        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query)."""
+        """Store the query and, for a direct one, the task that carries it to a worker (None: a buffered query).
+
+        Raise StorageError.
+        """
         check_chunked("query", len(query.request))
         key = query.key
         row = (
@@ -51,17 +54,23 @@ class SqliteQueries(SqliteBase):
         self._notify_workers(await self._write(run))
 
     async def get_query(self, query_id: str) -> QueryRecord | None:
-        """Return the query, with its answer if there is one; None when it is gone."""
+        """Return the query, with its answer if there is one; None when it is gone. Raise StorageError."""
         row = self._one(f"{_QUERY} WHERE query_id = ?", (query_id,))
         return _query(row) if row else None
 
     async def list_buffered_queries(self, key: ExecutionKey, now_ns: int, limit: int) -> list[QueryRecord]:
-        """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first."""
+        """Return up to `limit` of the run's buffered queries that are neither answered nor expired, oldest first.
+
+        Raise StorageError.
+        """
         rows = self._all(_BUFFERED, (key.run_id, key.namespace_id, key.workflow_id, now_ns, limit))
         return [_query(row) for row in rows]
 
     async def answer_query(self, query_id: str, key: ExecutionKey, answer: bytes) -> bool:
-        """Store the answer. Return False when the query is gone, already answered, or was asked of another run."""
+        """Store the answer. Return False when the query is gone, already answered, or was asked of another run.
+
+        Raise StorageError.
+        """
         check_chunked("query answer", len(answer))
 
         def run(cursor: sqlite3.Cursor) -> bool:
@@ -71,7 +80,7 @@ class SqliteQueries(SqliteBase):
         return await self._write(run)
 
     async def delete_query(self, query_id: str) -> None:
-        """Delete the query and its answer; nothing happens if it is gone."""
+        """Delete the query and its answer; nothing happens if it is gone. Raise StorageError."""
 
         def run(cursor: sqlite3.Cursor) -> None:
             cursor.execute("DELETE FROM queries WHERE query_id = ?", (query_id,))
@@ -79,7 +88,7 @@ class SqliteQueries(SqliteBase):
         await self._write(run)
 
     async def purge_queries(self, now_ns: int, limit: int) -> int:
-        """Delete up to `limit` expired queries; return how many were deleted."""
+        """Delete up to `limit` expired queries; return how many were deleted. Raise StorageError."""
 
         def run(cursor: sqlite3.Cursor) -> int:
             return cursor.execute(_PURGE, (now_ns, limit)).rowcount

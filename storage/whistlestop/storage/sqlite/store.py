@@ -98,7 +98,10 @@ class SqliteStore(
         self._reader = self._lister = self._slow = self._slow_threads = None
 
     async def migrate(self, *, contract: bool = False) -> list[str]:
-        """Apply the migrations that are missing and return their names; contract migrations only when asked for."""
+        """Apply the migrations that are missing and return their names; contract migrations only when asked for.
+
+        Raise StorageError.
+        """
         main = self._open_main()
         try:
             applied = schema.migrate(main, self.path, contract=contract)
@@ -138,7 +141,7 @@ class SqliteStore(
         await self._in_thread(copy)
 
     async def check(self, limit: int) -> list[Finding]:
-        """Check the invariants page by page; return at most `limit` findings."""
+        """Check the invariants page by page; return at most `limit` findings. Raise StorageError."""
         return await check(self._slowly, limit)
 
     async def notes_set_aside(self, limit: int) -> list[tuple[QueueMessage, bool]]:
@@ -149,7 +152,7 @@ class SqliteStore(
         return await notes_set_aside(self._slowly, limit)
 
     async def table_counts(self, limit: int) -> dict[str, int]:
-        """Return the number of rows of each table, each counted up to `limit`."""
+        """Return the number of rows of each table, each counted up to `limit`. Raise StorageError."""
         return await table_counts(self._slowly, limit)
 
     async def _slowly(self, sql: str, parameters: Sequence[Any]) -> list[Any]:

@@ -61,7 +61,7 @@ class SqliteVisibility(SqliteBase):
     async def count_visibility_groups(
         self, namespace_id: str, query: Query, limit: int, within_s: float = MAX_READ_S
     ) -> list[tuple[tuple[object, ...], int]]:
-        """Return the group values and counts of a query with GROUP BY, at most `limit` groups."""
+        """Return the group values and counts of a query with GROUP BY, at most `limit` groups. Raise StorageError."""
         from whistlestop.storage.visibility import SQLITE, compiled, group_by_columns, where_clause
 
         columns, values = group_by_columns(query, SQLITE)

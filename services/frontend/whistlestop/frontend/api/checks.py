@@ -311,7 +311,10 @@ def _check_link(link: Link, rules: Rules) -> None:
 
 
 def check_search_attributes(attributes: SearchAttributes, namespace: Namespace, rules: Rules) -> None:
-    """Check search attributes set by a user. Raises UnknownSearchAttribute if the namespace has to be read again."""
+    """Check search attributes set by a user. Raises UnknownSearchAttribute if the namespace has to be read again.
+
+    Any other fault raises INVALID_ARGUMENT.
+    """
     for name in sorted(attributes.indexed_fields):
         if name not in SYSTEM_AND_PREDEFINED and name not in namespace.custom_search_attributes:
             raise UnknownSearchAttribute(namespace.name, name)

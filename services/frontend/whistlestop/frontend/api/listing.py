@@ -116,7 +116,10 @@ async def parsed_filter(
 async def entries(
     frontend: FrontendPorts, rows: Sequence[VisibilityRow], make: Callable[[VisibilityRow], _Entry]
 ) -> list[_Entry]:
-    """Convert a page of rows. A row that fails is shown without memo and attributes and does not affect the others."""
+    """Convert a page of rows. A row that fails is shown without memo and attributes and does not affect the others.
+
+    Raise StorageError.
+    """
     made: list[_Entry] = []
     for row in rows:
         try:

@@ -105,7 +105,10 @@ async def create(frontend: FrontendPorts, data: NamespaceData) -> None:
 
 
 async def ensure_namespace(frontend: FrontendPorts, name: str, retention_s: int = 86_400) -> None:
-    """Create the namespace if it does not exist. Several servers may do so at the same time when they start."""
+    """Create the namespace if it does not exist. Several servers may do so at the same time when they start.
+
+    Raise StorageError.
+    """
     if await frontend.store.get_namespace(name=name) is not None:
         return
     namespace_id = SYSTEM_NAMESPACE_ID if name == SYSTEM_NAMESPACE else frontend.ids.uuid()
@@ -301,7 +304,8 @@ async def _finish_all_deletions(frontend: FrontendPorts) -> None:
 async def finish_deletions(frontend: FrontendPorts, limit: int = 100) -> int:
     """Delete up to `limit` executions of deleted namespaces, and then the empty namespaces. Return their number.
 
-    It is safe to run at any time, and concurrently: a queue message stays until its namespace has been deleted.
+    It is safe to run at any time, and concurrently: a queue message stays until its namespace has been deleted. Raise
+    StorageError.
     """
     return (await _delete_page(frontend, limit))[0]
 

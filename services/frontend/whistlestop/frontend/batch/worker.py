@@ -110,7 +110,10 @@ def _job(message: QueueMessage, seen_ns: int) -> Job:
 
 
 async def begin(frontend: FrontendPorts, job: Job, *, can_long_poll: bool) -> None:
-    """Work on a job that was just started: in the background if possible, else for a limited time at once."""
+    """Work on a job that was just started: in the background if possible, else for a limited time at once.
+
+    Raise ServiceError or StorageError in the latter case.
+    """
     if can_long_poll:
         frontend.background.spawn(_drive_soon(frontend, job))
     else:
@@ -128,7 +131,10 @@ def page_s(wanted_per_s: float, most_per_s: float) -> float:
 
 
 async def work_on_batches(frontend: FrontendPorts) -> int:
-    """Work on each open job for a limited time, oldest first, in an invoked function. Return the number of jobs."""
+    """Work on each open job for a limited time, oldest first, in an invoked function. Return the number of jobs.
+
+    Raise StorageError when the jobs can't be read.
+    """
     jobs = await _noted(frontend)
     ends_ns = frontend.clock.steady_ns() + round(_RECHECK_S * SECOND_NS)
     for job in jobs:
@@ -257,7 +263,7 @@ class BatchWorker:
     async def is_open(self, job: Job) -> bool:
         """Return whether there is work left.
 
-        A job that does not exist counts as open for a minute after it was recorded.
+        A job that does not exist counts as open for a minute after it was recorded. Raise ServiceError.
         """
         request = service_pb.DescribeWorkflowExecutionRequest(namespace=self._context.namespace)
         request.execution.workflow_id = job.job_id
@@ -297,7 +303,10 @@ class BatchWorker:
         return len(commands) != 1
 
     async def work_on_activity_task(self, ends_ns: int | None = None) -> bool:
-        """Poll for the activity of a job and run it, until `ends_ns` at most. Return whether there was one."""
+        """Poll for the activity of a job and run it, until `ends_ns` at most. Return whether there was one.
+
+        Raise ServiceError.
+        """
         poll = service_pb.PollActivityTaskQueueRequest(namespace=self._context.namespace, identity=_IDENTITY)
         poll.task_queue.name = TASK_QUEUE
         reply = await self._frontend.matching.call("PollActivityTaskQueue", poll, self._until(_POLL_S))

@@ -56,7 +56,10 @@ async def serve(
     can_long_poll: bool,
     latest_ns: int | None = None,
 ) -> HttpAnswer:
-    """Serve a call that `refusal` allows. The body may have `most` bytes, compressed or not."""
+    """Serve a call that `refusal` allows. The body may have `most` bytes, compressed or not.
+
+    Errors are in the answer.
+    """
     name, kind = request.path.removeprefix("/"), _kind(request)
     spec = _spec(name)
     assert spec is not None

@@ -88,7 +88,10 @@ class HttpApi:
         return await self.serve(request, found, latest_ns) if isinstance(found, Accepted) else found
 
     async def check_headers(self, request: HttpRequest) -> Accepted | HttpAnswer:
-        """Check the headers of a request: return its answer if the body does not matter, else what `serve` needs."""
+        """Check the headers of a request: return its answer if the body does not matter, else what `serve` needs.
+
+        Errors are in the answer.
+        """
         try:
             found = await self._check_headers(request)
         except ServiceError as error:

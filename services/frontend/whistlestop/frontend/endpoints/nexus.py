@@ -40,7 +40,7 @@ _SERVICES = re.compile(
 async def serve(
     frontend: Frontend, clock: Clock, request: HttpRequest, *, can_long_poll: bool, latest_ns: int | None = None
 ) -> HttpAnswer:
-    """Serve a request whose path is one of these (`is_nexus`)."""
+    """Serve a request whose path is one of these (`is_nexus`). Errors are in the answer."""
     support = request.headers.get(nexus_answers.FAILURE_SUPPORT_HEADER) == "true"
     callback = _CALLBACK.fullmatch(request.path)
     services = _SERVICES.fullmatch(request.path)

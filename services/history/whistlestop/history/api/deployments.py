@@ -107,7 +107,10 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
 
 
 async def refresh_drainage(service: History, request: RefreshDrainageRequest, context: CallContext) -> Reply:
-    """Check whether open workflows are pinned to draining versions, for those whose check is due."""
+    """Check whether open workflows are pinned to draining versions, for those whose check is due.
+
+    Raise StorageError.
+    """
     now_ns = service.clock.now_ns()
     limits, deployments = service.limits.of(context.namespace), service.engine.deployments
 

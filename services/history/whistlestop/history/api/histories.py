@@ -178,7 +178,10 @@ def _limited(batches: list[HistoryBatch]) -> list[HistoryBatch]:
 async def first_page(
     engine: Engine, entry: Entry, first_event_id: int, end_event_id: int, suffix: bytes, *, batches: int
 ) -> tuple[bytes, bytes]:
-    """Return a task's history, up to so many batches, and the token of its next page (empty if this is all)."""
+    """Return a task's history, up to so many batches, and the token of its next page (empty if this is all).
+
+    Raise StorageError.
+    """
     token = PageToken(entry.key.run_id, first_event_id, end_event_id, suffix)
     data, following = await _page(engine, entry, token, batches)
     return b"".join(data), b"" if following is None else following.encode()

@@ -367,7 +367,7 @@ def _reply(result: query_pb.WorkflowQueryResult) -> service_pb.QueryWorkflowResp
 
 
 async def attach(service: History, run: Run, reply: PollResponse) -> None:
-    """Attach the queries that wait for the started task to its poll's reply."""
+    """Attach the queries that wait for the started task to its poll's reply. Raise StorageError."""
     if not run.state.buffered_queries:
         return
     for record in await service.store.list_buffered_queries(

@@ -107,7 +107,7 @@ class Standalone:
     async def wait(
         self, service: History, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
     ) -> Entry | None:
-        """Wait until the run is as `wanted` and return it; return None at the deadline."""
+        """Wait until the run is as `wanted` and return it; return None at the deadline. Raise NOT_FOUND."""
         deadline_ns = self.deadline(service, context)
         with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
             while True:

@@ -209,7 +209,10 @@ async def _run_before(starting: Start, entry: Entry) -> Entry | None:
 
 
 async def first_of_chain(engine: Engine, state: MutableState) -> Entry | None:
-    """Return the first run of the chain of this one; None when it is this one itself or does not exist."""
+    """Return the first run of the chain of this one; None when it is this one itself or does not exist.
+
+    Raise StorageError.
+    """
     if state.first_run_id in ("", state.run_id):
         return None
     return await engine.read_if_any(ExecutionKey(state.namespace_id, state.workflow_id, state.first_run_id))

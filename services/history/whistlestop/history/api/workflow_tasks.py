@@ -82,7 +82,10 @@ async def record_workflow_task_started(
 
 
 async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
-    """Return the reply to the poll that started `run`'s task; the stored history is appended without parsing."""
+    """Return the reply to the poll that started `run`'s task; the stored history is appended without parsing.
+
+    Raise StorageError.
+    """
     state = run.state
     task = state.workflow_task
     reply = PollResponse(

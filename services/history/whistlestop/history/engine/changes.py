@@ -78,7 +78,7 @@ class Changes:
         return run
 
     async def get(self, key: ExecutionKey) -> Run | None:
-        """Return a working copy of that run, as it is stored now; None when it is gone."""
+        """Return a working copy of that run, as it is stored now; None when it is gone. Raise StorageError."""
         try:
             return await self.run(key)
         except ServiceError as error:
@@ -89,7 +89,7 @@ class Changes:
     async def current(self, namespace_id: str, workflow_id: str, *beside: ExecutionKey) -> Run | None:
         """Return a working copy of the run that holds the workflow id; None when there is none.
 
-        `beside` are runs that the attempt needs, too: their locks are taken as well.
+        `beside` are runs that the attempt needs, too: their locks are taken as well. Raise StorageError.
         """
         try:
             key = await self._engine.resolve(namespace_id, workflow_id)

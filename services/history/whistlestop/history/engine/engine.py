@@ -253,7 +253,7 @@ class Engine:
         return await self._load(key, fresh=not self.exclusive and (subscription is None or subscription.remote))
 
     async def read_if_any(self, key: ExecutionKey) -> Entry | None:
-        """Return the run's entry, as stored now; None when the run does not exist."""
+        """Return the run's entry, as stored now; None when the run does not exist. Raise StorageError."""
         try:
             return await self.read(key)
         except ServiceError as error:

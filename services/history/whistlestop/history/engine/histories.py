@@ -37,7 +37,7 @@ async def read_batches(
 ) -> list[HistoryBatch]:
     """Return up to `limit` batches that cover events `first_event_id <= id < next_event_id`; edge batches are whole.
 
-    Fewer are returned if they are large, because what exceeds a page is hardly ever needed.
+    Fewer are returned if they are large, because what exceeds a page is hardly ever needed. Raise StorageError.
     """
     if first_event_id >= next_event_id:
         return []

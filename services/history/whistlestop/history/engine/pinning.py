@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 async def reactivate(engine: Engine, namespace_id: str, version: Version) -> None:
-    """Mark an INACTIVE or DRAINED version as draining again, because a run has been pinned to it."""
+    """Mark an INACTIVE or DRAINED version as draining again, because a run has been pinned to it.
+
+    Raise StorageError.
+    """
 
     def find(known: NamespaceDeployments) -> WorkerDeploymentVersionInfo | None:
         info = find_version_info(known, version)

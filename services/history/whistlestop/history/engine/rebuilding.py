@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 async def end_and_delete(engine: Engine, namespace_id: str, workflow_id: str, run_id: str) -> None:
     """Terminate the run if it is open, so that parent and children are notified; then delete everything stored of it.
 
-    A run that can't be terminated because its rows are damaged is deleted all the same.
+    A run that can't be terminated because its rows are damaged is deleted all the same. Raise NOT_FOUND or
+    StorageError.
     """
 
     def end(run: Run) -> None:

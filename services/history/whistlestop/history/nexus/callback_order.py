@@ -30,7 +30,7 @@ LONGEST_NS = SECOND_NS
 async def called(service: History, entry: Entry, until_ns: int, update_id: str = "") -> None:
     """Wait until the callbacks of the update (by default: of the run's end) have been called once.
 
-    Return at `until_ns` by the steady clock at the latest.
+    Return at `until_ns` by the steady clock at the latest. Raise StorageError.
     """
     limits = service.limits.of(entry.state.namespace)
     if not entry.state.completion_callbacks or not _is_pending(entry.state, limits, update_id):

@@ -56,7 +56,10 @@ class PutOff(Exception):
 
 
 async def deliver(service: History, task: TransferTask, data: TransferData) -> Rest | None:
-    """Deliver one transfer task. Return the part that calls another server, or None if nothing is left to do."""
+    """Deliver one transfer task. Return the part that calls another server, or None if nothing is left to do.
+
+    Raise StorageError.
+    """
     if task.kind == _CALLBACK:
         return await _call_back(service, task, data)
     return await _request(service, task, data, cancel=task.kind == _CANCEL)

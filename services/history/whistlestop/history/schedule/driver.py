@@ -368,12 +368,12 @@ async def _closed(
 
 
 async def is_running(service: History, namespace_id: str, execution: common_pb.WorkflowExecution) -> bool:
-    """Return whether the chain that began with that run is open."""
+    """Return whether the chain that began with that run is open. Raise StorageError."""
     return await _closed(service, namespace_id, execution) is None
 
 
 async def fire(service: History, timer: TimerTask) -> None:
-    """Fire the schedule's timer row, which may have been moved."""
+    """Fire the schedule's timer row, which may have been moved. Raise StorageError."""
     if service.clock.now_ns() < timer.fire_at_ns:
         return
     try:
@@ -388,7 +388,7 @@ async def fire(service: History, timer: TimerTask) -> None:
 
 
 async def action_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
-    """Record in the schedule how a run that it started ended."""
+    """Record in the schedule how a run that it started ended. Raise StorageError."""
     event = data.close_event
     status = _STATUS_OF.get(event.event_type, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED)
 
@@ -401,7 +401,7 @@ async def action_closed(service: History, change: Changes, task: TransferTask, d
 
 
 async def stop_action(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
-    """Cancel or terminate a run that blocks the next one."""
+    """Cancel or terminate a run that blocks the next one. Raise StorageError."""
     run = await change.current(data.target_namespace_id, data.target_workflow_id)
     if run is None or not run.is_open or run.state.first_run_id != data.target_run_id:
         return

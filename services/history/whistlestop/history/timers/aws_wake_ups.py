@@ -69,7 +69,10 @@ class AwsWakeUps:
         """The future wake-ups that this instance has set, the next one last."""
 
     async def arm(self, at_ns: int) -> None:
-        """Invoke the function at or soon after `at_ns` (nanoseconds since the Unix epoch)."""
+        """Invoke the function at or soon after `at_ns` (nanoseconds since the Unix epoch).
+
+        A failure is logged: then due timers wait for the recurring schedule.
+        """
         now_ns = self._clock.now_ns()
         if self._stands(at_ns, now_ns):
             return

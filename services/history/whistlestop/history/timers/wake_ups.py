@@ -37,7 +37,10 @@ class EarliestWakeUp:
             self.earliest_ns = at_ns
 
     async def arm(self, wake_ups: WakeUps) -> None:
-        """Set the wake-up for the earliest time after the commits are done, and forget that time."""
+        """Set the wake-up for the earliest time after the commits are done, and forget that time.
+
+        Without a time, do nothing.
+        """
         at_ns, self.earliest_ns = self.earliest_ns, 0
         if at_ns:
             await wake_ups.arm(at_ns)

@@ -127,6 +127,7 @@ class TransferProcessor:
         """Wait until all rows passed so far, and those that they caused, were tried once.
 
         From `stop_ns` (steady clock) on no delivery is started: the rest stays in the store for the next sweep.
+        Failures are logged, and the rows are tried again later.
         """
         self._stop_ns = stop_ns
         try:

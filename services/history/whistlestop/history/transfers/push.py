@@ -106,7 +106,10 @@ class Pushes:
         """When each version is to be checked again, as this process set it last."""
 
     async def written(self, tasks: Iterable[MatchingTask]) -> None:
-        """Notify matching of tasks that were written without a commit of a run (queries), whose callers wait."""
+        """Notify matching of tasks that were written without a commit of a run (queries), whose callers wait.
+
+        Failures are logged.
+        """
         engine = self._service.engine
         versioned = [task for task in tasks if is_versioned(task.key.task_queue)]
         for namespace_id in {task.key.namespace_id for task in versioned}:

@@ -155,7 +155,8 @@ class Pusher:
     async def push(self, request: PushWorkersRequest, context: CallContext) -> PushWorkersResponse:
         """Start workers if the version's tasks lack pollers; none if the version is gone or has no targets.
 
-        Return how many were started, and when to check again (nanoseconds since the Unix epoch; 0: never).
+        Return how many were started, and when to check again (nanoseconds since the Unix epoch; 0: never). Raise
+        StorageError.
         """
         info = _find(await self._deployments.cached(context.namespace_id), request.version)
         if info is None or not info.compute_config.scaling_groups:
@@ -301,7 +302,10 @@ class Pusher:
         return len(identities)
 
     async def left(self, context: CallContext, request: rr.ShutdownWorkerRequest, types: Sequence[int]) -> None:
-        """Handle the shutdown of a versioned worker: its version has one poller fewer, and no start waits for it."""
+        """Handle the shutdown of a versioned worker: its version has one poller fewer, and no start waits for it.
+
+        Raise StorageError.
+        """
         version, identity = request.worker_heartbeat.deployment_version, request.identity
         queue_name = versioned_queue(request.task_queue, version)
         if version.build_id:

@@ -347,7 +347,10 @@ def in_random_order(
 
 
 def weight_of(task: MatchingTask, overrides: Mapping[str, float]) -> float:
-    """Return the weight that is set for the task's key, or else the task's own."""
+    """Return the weight that is set for the task's key, or else the task's own.
+
+    It is 1.0 where neither is set, or the task cannot be read.
+    """
     if not task.data or task.key.task_type == _NEXUS:
         return 1.0
     try:

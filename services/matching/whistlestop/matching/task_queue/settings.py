@@ -147,7 +147,7 @@ class Settings:
         """Take a token from the buckets in the row, at `now_ns` of the wall clock; return None or the refusal.
 
         For processes without shared memory. A queue without a limit of its own costs one read, one with a limit a write
-        per task.
+        per task. Raise StorageError.
         """
         for _ in range(_TRIES):
             record = await self._store.get_task_queue(*key)

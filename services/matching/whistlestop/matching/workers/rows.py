@@ -39,7 +39,7 @@ class WorkerRows:
     async def write(self, namespace_id: str, heartbeats: Iterable[worker_pb.WorkerHeartbeat], now_ns: int) -> None:
         """Store the heartbeats; that of a worker that shuts down expires at once.
 
-        A failure is logged: more will come.
+        A failure is logged: more will come. Raise StorageError.
         """
         rows = [
             PollerRecord(

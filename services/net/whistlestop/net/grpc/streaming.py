@@ -59,7 +59,10 @@ class StreamingCall:
         return message
 
     async def send(self, message: bytes) -> None:
-        """Send one message; return when it has been passed to the transport."""
+        """Send one message; return when it has been passed to the transport.
+
+        A closed stream drops it. Raise ServiceError when too much of the call is in memory.
+        """
         stream = self._stream
         if stream.closed:
             return

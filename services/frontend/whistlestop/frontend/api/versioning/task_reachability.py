@@ -66,7 +66,10 @@ def check_get(request: rr.GetWorkerTaskReachabilityRequest, namespace: Namespace
 async def get_reachability(
     frontend: FrontendPorts, request: rr.GetWorkerTaskReachabilityRequest, context: CallContext
 ) -> rr.GetWorkerTaskReachabilityResponse:
-    """Return the reachability of build ids in sets; without queues in the request, for all queues that have them."""
+    """Return the reachability of build ids in sets; without queues in the request, for all queues that have them.
+
+    Raise INVALID_ARGUMENT or StorageError.
+    """
     known = await store_of(frontend).read(context.namespace_id)
     wanted = request.reachability or _EXISTING
     reply = rr.GetWorkerTaskReachabilityResponse()

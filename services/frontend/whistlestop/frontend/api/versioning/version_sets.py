@@ -114,7 +114,7 @@ async def update_compatibility(
 async def get_compatibility(
     frontend: FrontendPorts, request: rr.GetWorkerBuildIdCompatibilityRequest, context: CallContext
 ) -> rr.GetWorkerBuildIdCompatibilityResponse:
-    """Return the sets of a queue, or only the last `max_sets`; none for an unknown queue."""
+    """Return the sets of a queue, or only the last `max_sets`; none for an unknown queue. Raise StorageError."""
     data = versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue)
     reply = rr.GetWorkerBuildIdCompatibilityResponse()
     for each in data.sets[-request.max_sets :] if request.max_sets > 0 else data.sets:
@@ -123,7 +123,7 @@ async def get_compatibility(
 
 
 async def reroute(frontend: FrontendPorts, task_queue: str, context: CallContext) -> None:
-    """Move waiting tasks that belong to another build id now."""
+    """Move waiting tasks that belong to another build id now. Raise ServiceError."""
     kinds = (TASK_QUEUE_TYPE_WORKFLOW, TASK_QUEUE_TYPE_ACTIVITY, TASK_QUEUE_TYPE_NEXUS)
     queues = [RerouteTasksRequest.Queue(name=task_queue, task_type=kind) for kind in kinds]
     await reroute_tasks(frontend, RerouteTasksRequest(queues=queues), context)

@@ -117,7 +117,7 @@ async def update_rules(
 async def get_rules(
     frontend: FrontendPorts, request: rr.GetWorkerVersioningRulesRequest, context: CallContext
 ) -> rr.GetWorkerVersioningRulesResponse:
-    """Return the rules in force, none for an unknown queue, with the token that a change needs."""
+    """Return the rules in force, none for an unknown queue, with the token that a change needs. Raise StorageError."""
     return _rules_of(versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue))
 
 

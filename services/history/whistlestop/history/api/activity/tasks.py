@@ -117,7 +117,7 @@ async def _start_execution(
 
 
 async def poll_reply(service: History, run: Run, activity: Activity) -> service_pb.PollActivityTaskQueueResponse:
-    """Return the reply to the poll that started the attempt."""
+    """Return the reply to the poll that started the attempt. Raise StorageError."""
     state = run.state
     event = await service.engine.event(run, activity.scheduled_event_batch_id, activity.scheduled_event_id)
     scheduled = event.activity_task_scheduled_event_attributes

@@ -42,7 +42,7 @@ _OPERATION_TIMEOUT = "operation-timeout"
 async def dispatch_nexus_task(service: History, request: DispatchNexusTaskRequest, context: CallContext) -> Reply:
     """Dispatch the request to a worker and wait for its answer, until shortly before the caller's deadline.
 
-    Without an answer by then, the response has `timed_out`.
+    Without an answer by then, the response has `timed_out`. Raise StorageError.
     """
     steady_ns = service.clock.steady_ns()
     deadline_ns = steady_ns + LONGEST_NS

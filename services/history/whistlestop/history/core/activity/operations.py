@@ -121,7 +121,10 @@ def reset(
     jitter_ns: int,
     originals: Mapping[int, history_pb.ActivityTaskScheduledEventAttributes] | None = None,
 ) -> None:
-    """Restart the activities from attempt 1; with `originals`, also restore the options of the scheduled events."""
+    """Restart the activities from attempt 1; with `originals`, also restore the options of the scheduled events.
+
+    Raise NOT_FOUND for an activity without such an event.
+    """
     for activity in activities:
         was_paused = activity.paused
         activity.attempt = 1

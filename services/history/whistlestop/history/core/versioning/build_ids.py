@@ -112,7 +112,10 @@ def next_redirect_counter(state: MutableState, build_id: str) -> int:
 
 
 def note_activity_started(run: Run, activity: Activity, build_id: str) -> None:
-    """Record that a versioned worker has taken the activity, which may redirect its workflow."""
+    """Record that a versioned worker has taken the activity, which may redirect its workflow.
+
+    An empty build id changes nothing.
+    """
     if not build_id:
         return
     state = run.state

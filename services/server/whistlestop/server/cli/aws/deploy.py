@@ -106,7 +106,7 @@ def aws(
 ) -> None:
     """Create or update the stack: three functions, their queue and schedules, over a Postgres.
 
-    Options you omit keep their current values in an existing stack.
+    Options you omit keep their current values in an existing stack. Raise CommandError.
     """
     from whistlestop.deploy import run
     from whistlestop.deploy.settings import Settings

@@ -61,7 +61,8 @@ def start_dev(
 ) -> int:
     """Run a development server until it is asked to stop; return its exit code.
 
-    The flags `ui_…` are ignored, because there is no web UI.
+    The flags `ui_…` are ignored, because there is no web UI. Raise CommandError for flags that contradict each other,
+    and files that can't be read.
     """
     del ui
     _configure_logs(log_level, log_format)
@@ -127,7 +128,10 @@ def start(
     allow_anonymous: bool,
     allow_outbound: list[str] | None,
 ) -> int:
-    """Run a server until it is asked to stop; return its exit code."""
+    """Run a server until it is asked to stop; return its exit code.
+
+    Raise CommandError for flags that contradict each other, and files that can't be read.
+    """
     _configure_logs(log_level, log_format)
     if database_url and db_filename:
         raise CommandError("--database-url and --db-filename exclude each other", 2)
