@@ -79,7 +79,7 @@ def migrate(db: sqlite3.Connection, path: str, *, contract: bool = False) -> lis
                 db.execute(statement)
             _record(db, migration)
             names.append(migration.name)
-        _tell_planner(db)
+        _store_statistics(db)
     except BaseException:
         db.execute("ROLLBACK")
         raise
@@ -87,7 +87,7 @@ def migrate(db: sqlite3.Connection, path: str, *, contract: bool = False) -> lis
     return names
 
 
-def _tell_planner(db: sqlite3.Connection) -> None:
+def _store_statistics(db: sqlite3.Connection) -> None:
     """Store statistics of the lists' indexes, unless there are some, so that the planner chooses the right one."""
     found = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_stat1'").fetchone()[0]
     wanted = "SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'executions_visibility'"
