@@ -98,7 +98,10 @@ def statements(sql: str) -> list[str]:
 
 
 def missing(known: list[Migration], applied: Applied, *, contract: bool) -> list[Migration]:
-    """Return the migrations to apply, in order; contract migrations only when asked for."""
+    """Return the migrations to apply, in order; contract migrations only when asked for.
+
+    Empty when the database has them.
+    """
     return [
         migration
         for migration in known

@@ -40,7 +40,10 @@ def notification_queue_record(
 
 
 def notification_queue_keys(tasks: Iterable[MatchingTask]) -> list[tuple[str, str, int]]:
-    """Return the keys (namespace_id, task_queue, negative task_type) of these tasks' notification queues."""
+    """Return the keys (namespace_id, task_queue, negative task_type) of these tasks' notification queues.
+
+    Empty without tasks.
+    """
     return sorted({(task.key.namespace_id, task.key.task_queue, -task.key.task_type) for task in tasks})
 
 

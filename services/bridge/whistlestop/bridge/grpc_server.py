@@ -71,7 +71,7 @@ class _Methods:
 
 
 def headers_of(head: Head) -> dict[str, str]:
-    """Return metadata as HTTP headers; binary values in base64, as in Connect."""
+    """Return metadata as HTTP headers; binary values in base64, as in Connect. Empty without metadata."""
     headers = {
         name: value
         for name, value in head.headers.items()

@@ -68,7 +68,7 @@ class Others:
         """When the first of them will have been silent for too long; 0: never."""
 
     def observe(self, members: Sequence[Member], now_ns: int) -> list[Member]:
-        """Return the members, of the rows just read, that are alive at `now_ns` (steady clock)."""
+        """Return the members, of the rows just read, that are alive at `now_ns` (steady clock). Empty when none is."""
         seen: dict[str, tuple[int, int]] = {}
         alive = []
         ends = []

@@ -418,7 +418,10 @@ def node_owner(namespace_id: str, branch_id: str, node_id: int) -> str:
 
 
 def transfer_task_owner(task: TransferTask) -> str:
-    """Return the owner of a transfer task's chunks."""
+    """Return the owner of a transfer task's chunks.
+
+    That is the text by which rows of `chunks` name what they belong to.
+    """
     return f"{task.slot}/{task.task_id}"
 
 

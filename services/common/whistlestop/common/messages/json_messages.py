@@ -20,7 +20,10 @@ _LIMITS = {
 
 
 def to_tree(message: Message) -> dict[str, Any]:
-    """Return the message as `json_format.MessageToDict` does, with out-of-range times replaced instead of an error."""
+    """Return the message as `json_format.MessageToDict` does, with out-of-range times replaced instead of an error.
+
+    An empty message is an empty dict.
+    """
     try:
         tree: dict[str, Any] = json_format.MessageToDict(message)
     except (json_format.Error, ValueError, OverflowError):

@@ -41,7 +41,10 @@ class WaitingCallers:
             self._waiting.pop(query_id, None)  # the same id may have been registered twice
 
     def since_ns(self, key: ExecutionKey) -> int:
-        """Return the time after which rows of that run expire if their callers may still wait."""
+        """Return the time after which rows of that run expire if their callers may still wait.
+
+        In nanoseconds since the Unix epoch.
+        """
         mine = (expires_ns - 1 for asked, _, expires_ns in self._waiting.values() if asked == key)
         return min((self._clock.now_ns(), *mine))
 

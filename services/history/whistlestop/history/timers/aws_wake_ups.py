@@ -127,7 +127,10 @@ class AwsWakeUps:
 
 
 def scheduled_ns(at_ns: int) -> int:
-    """Return the full minute for which a schedule is set, so that it fires by `at_ns` even at the end of its minute."""
+    """Return the full minute for which a schedule is set, so that it fires by `at_ns` even at the end of its minute.
+
+    In nanoseconds since the Unix epoch.
+    """
     return (at_ns - MINUTE_NS) // MINUTE_NS * MINUTE_NS
 
 

@@ -66,7 +66,10 @@ def _row(key: ExecutionKey, ids: Ids, now_ns: int) -> TransferTask:
 
 
 def sticky_rows(run: Run, deployments: NamespaceDeployments, ids: Ids, now_ns: int) -> list[TransferTask]:
-    """Return the transfer tasks for tasks on a sticky queue of a version whose workers are started on demand."""
+    """Return the transfer tasks for tasks on a sticky queue of a version whose workers are started on demand.
+
+    Empty when there is no such task.
+    """
     state = run.state
     version = state.versioning_info.deployment_version
     queue = versioned_queue(state.task_queue, version)

@@ -162,7 +162,10 @@ def _bring_near(scaler: Scaler, state: PushState, now_ns: int) -> None:
 
 
 def started(scaler: Scaler, state: PushState, count: int, alive: int, now_ns: int) -> None:
-    """Record that `count` workers are being started."""
+    """Record that `count` workers are being started.
+
+    `alive` is the number of pollers now; `now_ns` is nanoseconds since the Unix epoch.
+    """
     state.started_ns = now_ns
     state.starting += count
     state.starting_until_ns = now_ns + scaler.worker_start_timeout_ms * _MS

@@ -25,7 +25,10 @@ _BREAKS = re.compile(r"[\r\n\0]")
 
 
 def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers by name; the values of a repeated header are joined with commas, as HTTP specifies."""
+    """Return headers by name; the values of a repeated header are joined with commas, as HTTP specifies.
+
+    Names are in lower case, as ASGI gives them.
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in pairs:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")

@@ -65,7 +65,10 @@ def _add_groups(arguments: list[str]) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code.
+
+    An error that the user can fix is printed, and is 1 or 2; any other exception is raised.
+    """
     _add_groups(arguments)
     command = typer.main.get_command(app)
     try:

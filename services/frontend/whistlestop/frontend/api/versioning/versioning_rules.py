@@ -372,7 +372,8 @@ def _check_graph(data: VersioningData, config: FrontendConfig) -> None:
 def upstream(data: VersioningData, build_id: str, since_ns: int | None = None) -> set[str]:
     """Return the build ids from which redirect rules lead to this one.
 
-    With `since_ns`, rules that were deleted at that time or later count too.
+    With `since_ns`, rules that were deleted at that time or later count too. The set is empty when there are none;
+    times are nanoseconds since the Unix epoch.
     """
     rules = [
         each.rule

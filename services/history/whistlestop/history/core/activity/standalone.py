@@ -83,12 +83,12 @@ def status_word(activity: ActivityExecution) -> str:
 
 
 def first_dispatch_ns(state: MutableState) -> int:
-    """Return when its first attempt is dispatched: after the start delay."""
+    """Return when its first attempt is dispatched, after the start delay (nanoseconds since the Unix epoch)."""
     return state.start_ns + duration_ns(state.activity_execution.options.start_delay)
 
 
 def close_deadline_ns(state: MutableState) -> int:
-    """Return the deadline of all attempts together; 0 for none."""
+    """Return the deadline of all attempts together in nanoseconds since the Unix epoch; 0 for none."""
     span_ns = duration_ns(state.activity_execution.options.schedule_to_close_timeout)
     return first_dispatch_ns(state) + span_ns if span_ns else 0
 
@@ -99,7 +99,7 @@ def not_before_start_delay(state: MutableState, instant_ns: int) -> int:
 
 
 def timeouts(state: MutableState) -> list[tuple[int, int]]:
-    """Return the deadlines of its timeouts, as (time in nanoseconds, timeout type)."""
+    """Return the deadlines of the timeouts that are set, as (time in nanoseconds, timeout type)."""
     activity = state.activity_execution
     options = activity.options
     found: list[tuple[int, int]] = []

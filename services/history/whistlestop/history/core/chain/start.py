@@ -134,7 +134,7 @@ def started_attributes(
 
 
 def round_to_millisecond(instant_ns: int) -> int:
-    """Round a chain's deadline to milliseconds, as Temporal does."""
+    """Round a chain's deadline to milliseconds, as Temporal does. Both are in nanoseconds; 0 stays 0."""
     return (instant_ns + MILLISECOND_NS // 2) // MILLISECOND_NS * MILLISECOND_NS
 
 

@@ -142,7 +142,10 @@ def check_pending_cancels(run: Run) -> None:
 
 
 def kept_failure(run: Run, failure: failure_pb.Failure) -> failure_pb.Failure:
-    """Return the failure as a pending activity keeps it, cut to the limit."""
+    """Return the failure as a pending activity keeps it, cut to the limit.
+
+    The limit is in bytes; a smaller failure is returned as it is.
+    """
     limits, size = run.limits, failure.ByteSize()
     if size > limits.activity_failure_size_warn:
         run.warn(f"the failure of an activity has {size} bytes; {limits.activity_failure_size_error} are kept of it")

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def timeouts(operation: NexusOperation) -> list[tuple[int, wf_enums.TimeoutType.ValueType]]:
     """Return the operation's own timeouts that apply now, as (time, timeout type).
 
-    Times are in nanoseconds since the Unix epoch.
+    Times are in nanoseconds since the Unix epoch. Times are nanoseconds by the run's clock; the list is empty when none
+    applies.
     """
     found = []
     if operation.schedule_to_close_timeout_ns:

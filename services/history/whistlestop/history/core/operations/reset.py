@@ -83,7 +83,10 @@ def check_operations(
 
 
 def excluded(request: service_pb.ResetWorkflowExecutionRequest) -> frozenset[int]:
-    """Return the kinds of events that are not applied again, by the newer field and the deprecated one."""
+    """Return the kinds of events that are not applied again, by the newer field and the deprecated one.
+
+    Empty when neither is set.
+    """
     kinds = {int(kind) for kind in request.reset_reapply_exclude_types}
     if request.reset_reapply_type == reset_enums.RESET_REAPPLY_TYPE_SIGNAL:
         kinds.add(EXCLUDE_UPDATE)

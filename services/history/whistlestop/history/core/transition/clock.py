@@ -9,5 +9,8 @@ if TYPE_CHECKING:
 
 
 def skipped_ns(state: MutableState) -> int:
-    """Return how far the run's clock is ahead of the server's, in nanoseconds."""
+    """Return how far the run's clock is ahead of the server's, in nanoseconds.
+
+    It is 0 for a run that has skipped no time.
+    """
     return state.time_skipping.skipped_ns

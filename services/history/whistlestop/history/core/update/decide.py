@@ -213,6 +213,7 @@ def send(run: Run, *, resend: bool) -> list[protocol_pb.Message]:
     """Return the requests to send with the task that was just started, in order of admission.
 
     With `resend`, include those sent with an earlier task that was lost (a heartbeating task delivers only new ones).
+    Empty when no update is waiting.
     """
     state = run.state
     messages = []

@@ -89,7 +89,10 @@ def _start_to_close_ns(run: Run, attempt: int) -> int:
 
 
 def times_out_ns(task: WorkflowTask) -> int:
-    """Return when the started task times out: after its timeout, but no sooner than a timer of Temporal's fires."""
+    """Return when the started task times out: after its timeout, but no sooner than a timer of Temporal's fires.
+
+    In nanoseconds by the run's clock.
+    """
     return task.started_ns + max(task.timeout_ns, short_timers.MOST_WAIT_NS)
 
 
@@ -442,7 +445,10 @@ def time_out_before_start(run: Run) -> None:
 
 
 def unwritten_events(run: Run) -> list[history_pb.HistoryEvent]:
-    """Return the pending task's scheduled and started events that are not in history, as a worker has to see them."""
+    """Return the pending task's scheduled and started events that are not in history, as a worker has to see them.
+
+    Empty when history has them.
+    """
     task = run.state.workflow_task
     if task.write_events or not run.has_pending_workflow_task:
         return []
