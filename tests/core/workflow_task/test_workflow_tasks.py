@@ -14,7 +14,7 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue_pb
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.core.commands import complete_workflow, made, schedule_activity, start_timer
+from tests.core.command_builders import complete_workflow, made, schedule_activity, start_timer
 from tests.core.harness import START_NS, World
 from tests.core.test_updates import admit, message, rejection
 from whistlestop.common.errors import Code, ServiceError
@@ -405,15 +405,15 @@ def test_a_pinned_run_does_not_go_on_at_a_worker_of_another_version() -> None:
         workflow_pb.VersioningOverride, **override
     )))  # fmt: skip
     request = rr.RespondWorkflowTaskCompletedRequest(return_new_workflow_task=True)
-    assert completion._is_pinned_elsewhere(run, request)
+    assert completion._is_pinned_to_other_version(run, request)
     request.force_create_new_workflow_task = True
-    assert not completion._is_pinned_elsewhere(run, request)
+    assert not completion._is_pinned_to_other_version(run, request)
     own = made(
         rr.RespondWorkflowTaskCompletedRequest,
         deployment_options={"deployment_name": "d", "build_id": "1", "worker_versioning_mode": 2},
     )
-    assert not completion._is_pinned_elsewhere(run, own)
-    assert not completion._is_pinned_elsewhere(world.load(), rr.RespondWorkflowTaskCompletedRequest())
+    assert not completion._is_pinned_to_other_version(run, own)
+    assert not completion._is_pinned_to_other_version(world.load(), rr.RespondWorkflowTaskCompletedRequest())
 
 
 def test_an_answer_that_is_too_large_ends_the_run() -> None:

@@ -14,7 +14,8 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from tests.core.commands import (
+from tests.core.activity.test_activity import application_failure, by_id, fail, scheduled
+from tests.core.command_builders import (
     cancel_activity,
     complete_workflow,
     made,
@@ -23,10 +24,9 @@ from tests.core.commands import (
     schedule_activity,
     start_timer,
 )
+from tests.core.external.test_other_executions import CHILD, command, transfers
 from tests.core.harness import NAMESPACE_ID, START_NS, World
-from tests.core.test_activity import application_failure, by_id, fail, scheduled
-from tests.core.test_other_executions import CHILD, command, transfers
-from tests.core.test_reset import begin
+from tests.core.operations.test_reset import begin
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.history.core.activity import decide as activity
@@ -93,7 +93,7 @@ def test_a_worker_that_takes_an_activity_is_noted() -> None:
 @pytest.mark.parametrize(
     ("case", "event_id", "more", "text"),
     [
-        ("gone", 6, 0, activity.GONE),
+        ("gone", 6, 0, activity.TASK_NOT_FOUND),
         ("taken", 5, 0, "Activity task already started."),
         ("stale", 5, 1, "Activity task rejected; stamp has changed. Id: a,: type: charge, current stamp: 1"),
         ("paused", 5, 0, "Activity task rejected; stamp has changed. Id: a,: type: charge, current stamp: 1"),
@@ -184,7 +184,7 @@ def test_each_field_of_a_token_has_to_fit_the_attempt(field: str) -> None:
     setattr(wrong, field, "x" if field == "activity_id" else getattr(token, field) + 1)
     with pytest.raises(ServiceError) as refused:
         activity.of_token(world.load(), wrong)
-    assert (refused.value.code, refused.value.message) == (Code.NOT_FOUND, activity.GONE)
+    assert (refused.value.code, refused.value.message) == (Code.NOT_FOUND, activity.TASK_NOT_FOUND)
 
 
 def test_activities_by_id() -> None:

@@ -16,7 +16,7 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.core.commands import complete_workflow, made, payload, payloads, schedule_activity, start_timer
+from tests.core.command_builders import complete_workflow, made, payload, payloads, schedule_activity, start_timer
 from tests.core.harness import NAMESPACE, NAMESPACE_ID, World
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
