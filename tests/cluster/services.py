@@ -23,6 +23,8 @@ class Deployment:
     frontend: int = field(default_factory=free_port)
     metrics: int = field(default_factory=free_port)
     """Of the first matching."""
+    http: int | None = None
+    """The frontend's port for HTTP, which bridges call. None: it has none."""
 
     @property
     def names(self) -> list[str]:
@@ -48,7 +50,8 @@ class Deployment:
         if role != "matching":
             flags += [word for port in self.matchings for word in ("--matching-url", f"http://127.0.0.1:{port}")]
         if role == "frontend":
-            return [*flags, "--port", str(self.frontend)]
+            http = ["--http-port", str(self.http)] if self.http is not None else []
+            return [*flags, "--port", str(self.frontend), *http]
         ports = self.histories if role == "history" else self.matchings
         if name == "matching-0":
             flags += ["--metrics-port", str(self.metrics)]
