@@ -88,8 +88,8 @@ long: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || command -v patroni > /dev/null || \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends etcd-server patroni postgresql > /dev/null; }
 	$(BIN)/python -m tests.crash.failover --kills $(LONG_FAILOVERS)
-	$(BIN)/python -m tests.mutation core --count $(LONG_MUTANTS) --least 85
-	$(BIN)/python -m tests.mutation storage --count $(LONG_MUTANTS) --least 85
+	$(BIN)/python -m tests.mutation core --count $(LONG_MUTANTS) --least 85 --map $(VENV)/mutation.map
+	$(BIN)/python -m tests.mutation storage --count $(LONG_MUTANTS) --least 85 --map $(VENV)/mutation.map
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
