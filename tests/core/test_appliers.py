@@ -234,6 +234,19 @@ def test_a_workflow_task_that_is_completed() -> None:
     assert (state.last_workflow_task_failure, state.last_workflow_task_failure_cause) == ("", 0)
     assert (state.workflow_task.attempt, state.workflow_task.attempts_since_last_success) == (1, 0)
     assert state.workflow_task.scheduled_event_id == 0
+    [point] = state.reset_points.points
+    assert (point.first_workflow_task_completed_id, point.create_time.seconds, point.resettable) == (5, 100, True)
+    assert state.search_attributes["BuildIds"].data == b'["unversioned"]'
+    versioned = applied(
+        before, "workflow_task_completed", versioning_behavior=1, deployment_version={"build_id": "1"},
+        binary_checksum="sum",
+    )  # fmt: skip
+    assert versioned.versioning_info.behavior == 1
+    assert [(each.build_id, each.binary_checksum) for each in versioned.reset_points.points] == [("1", "sum")]
+    assert versioned.search_attributes["BinaryChecksums"].data == b'["sum"]'
+    with_child = MutableState()
+    with_child.children[3].SetInParent()
+    assert not applied(with_child, "workflow_task_completed").reset_points.points[0].resettable
     stamp: dict[str, Any] = {"build_id": "b", "use_versioning": True}
     assert applied(before, "workflow_task_completed", worker_version=stamp).most_recent_worker_version_stamp == made(
         common_pb.WorkerVersionStamp, **stamp

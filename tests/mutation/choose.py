@@ -1,4 +1,4 @@
-"""Which tests can notice a mutant: those that run its line, the likely and quick ones first."""
+"""Which tests can notice a mutant: those that run its line, the likely and narrow ones first."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class Choice:
     measured: Measured = field(default_factory=Measured)
     found: dict[str, Counter[str]] = field(default_factory=dict)
     """By file, how many mutants each test has found."""
+    breadth: Counter[str] = field(default_factory=Counter)
+    """How many lines each test runs, once it is known."""
 
     def add(self, part: Measured) -> None:
         """Take in what one of several servers has measured."""
@@ -103,8 +105,11 @@ class Choice:
             names |= likely
         found = self.found.get(mutant.file, Counter())
         seconds = self.measured.seconds
+        # A test that runs little else looks at what it runs.
+        breadth = self._breadth()
         ordered = sorted(
-            names & seconds.keys(), key=lambda name: (-found[name], name not in likely, seconds[name], name)
+            names & seconds.keys(),
+            key=lambda name: (-found[name], name not in likely, breadth[name], seconds[name], name),
         )
         chosen: list[str] = []
         total = 0.0
@@ -114,6 +119,14 @@ class Choice:
                 break
             chosen.append(name)
         return chosen
+
+    def _breadth(self) -> Counter[str]:
+        """Return how many lines each test runs."""
+        if not self.breadth:
+            for lines in self.measured.lines.values():
+                for names in lines.values():
+                    self.breadth.update(names)
+        return self.breadth
 
     def _mentioning(self, names: Iterable[str], home: Path, folder: str) -> set[str]:
         """Return the tests that run a line with one of these names."""

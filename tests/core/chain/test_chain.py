@@ -46,6 +46,26 @@ def test_a_failed_run_is_tried_again() -> None:
     assert world.last("WorkflowExecutionFailed").new_execution_run_id == ""
 
 
+def test_another_try_starts_as_the_first_one_did() -> None:
+    fields: dict[str, Any] = {
+        "input": payloads("x"), "header": common_pb.Header(fields={"trace": payload("t")}),
+        "memo": common_pb.Memo(fields={"note": payload("n")}),
+        "search_attributes": common_pb.SearchAttributes(indexed_fields={"City": payload("Bern")}),
+        "priority": common_pb.Priority(priority_key=2), "retry_policy": policy(),
+    }  # fmt: skip
+    world = World()
+    first = world.start(**fields, run_timeout_s=50, task_timeout_s=7, execution_timeout_s=90)
+    before = world.events(first)[0].workflow_execution_started_event_attributes
+    world.turn(fail_workflow("once"))
+    after = started(world)
+    for name in (*fields, "workflow_type", "workflow_run_timeout", "workflow_task_timeout", "workflow_execution_timeout",
+                 "workflow_execution_expiration_time"):  # fmt: skip
+        assert after.HasField(name), name
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.task_queue.name == before.task_queue.name
+    assert not after.HasField("last_completion_result")
+
+
 def test_a_non_retryable_failure_is_the_end() -> None:
     world = World()
     world.start(retry_policy=policy())
