@@ -109,8 +109,10 @@ async def respond(p: Puppet, task: Any, **response: Any) -> None:
     await p.attempt("RespondNexusTaskCompleted", task_token=task.task_token, identity="worker", response=response)
 
 
-async def refuse(p: Puppet, task: Any, kind: str, **info: Any) -> None:
-    refusal = {"message": "no", "nexus_handler_failure_info": {"type": kind, **info}}
+async def refuse(p: Puppet, task: Any, kind: str, *, cause: dict[str, Any] | None = None, **info: Any) -> None:
+    refusal: dict[str, Any] = {"message": "no", "nexus_handler_failure_info": {"type": kind, **info}}
+    if cause is not None:
+        refusal["cause"] = cause
     await p.attempt("RespondNexusTaskFailed", task_token=task.task_token, identity="worker", failure=refusal)
 
 
@@ -370,3 +372,78 @@ async def callback_of_a_terminated_workflow(p: Puppet) -> None:
     await p.terminate(p.id("handler"))
     await p.has_event("nexus_operation_failed")
     await end(p)
+
+
+async def _cancel_refused(p: Puppet, **refusal: Any) -> None:
+    await respond(p, await called(p), start_operation={"async_success": {"operation_token": "token"}})
+    await p.has_event("nexus_operation_started")
+    await p.step(cancel())
+    task = await nexus_task(p)
+    await p.attempt("RespondNexusTaskFailed", task_token=task.task_token, identity="worker", **refusal)
+    await p.has_event("nexus_operation_cancel_request_failed")
+    await p.history()
+    await p.terminate()
+
+
+@scenario
+async def cancellation_refused_for_a_cause(p: Puppet) -> None:
+    cause = {"message": "deep", "application_failure_info": {"type": "Deep"}}
+    info = {"nexus_handler_failure_info": {"type": "NOT_FOUND"}}
+    await _cancel_refused(p, failure={"message": "no", "cause": cause, **info})
+
+
+@scenario
+async def cancellation_refused_without_a_message(p: Puppet) -> None:
+    cause = {"message": "deep", "application_failure_info": {"type": "Deep"}}
+    info = {"nexus_handler_failure_info": {"type": "NOT_FOUND"}}
+    await _cancel_refused(p, failure={"cause": cause, **info})
+
+
+@scenario
+async def cancellation_refused_in_the_older_form(p: Puppet) -> None:
+    details = {
+        "message": "deep",
+        "metadata": {"type": "temporal.api.failure.v1.Failure"},
+        "details": b'{"source": "S"}',
+    }
+    await _cancel_refused(p, error={"error_type": "NOT_FOUND", "failure": details})
+
+
+@scenario
+async def cancellation_refused_in_the_older_form_with_text(p: Puppet) -> None:
+    await _cancel_refused(p, error={"error_type": "BAD_REQUEST", "failure": {"message": "deep"}})
+
+
+CAUSE = {"message": "deep", "application_failure_info": {"type": "Deep"}}
+
+
+async def _described_after_a_refusal(p: Puppet) -> None:
+    """The failure of the last attempt, once it is there."""
+    for _ in range(6000):
+        described = await p.call("DescribeWorkflowExecution", record=False, execution=p.execution())
+        (operation,) = described.pending_nexus_operations
+        attempted = operation.cancellation_info if operation.HasField("cancellation_info") else operation
+        if attempted.HasField("last_attempt_failure"):
+            break
+        await asyncio.sleep(0.03)
+    p.note("last failure", p.normalised(attempted.last_attempt_failure))
+
+
+@scenario
+async def start_refused_for_a_cause(p: Puppet) -> None:
+    await refuse(p, await called(p), "UNAVAILABLE", cause=CAUSE)
+    await _described_after_a_refusal(p)
+    await refuse(p, await nexus_task(p), "NOT_FOUND", cause=CAUSE)
+    await p.has_event("nexus_operation_failed")
+    await p.history()
+    await p.terminate()
+
+
+@scenario
+async def cancellation_refused_for_a_while_for_a_cause(p: Puppet) -> None:
+    await respond(p, await called(p), start_operation={"async_success": {"operation_token": "token"}})
+    await p.has_event("nexus_operation_started")
+    await p.step(cancel())
+    await refuse(p, await nexus_task(p), "UNAVAILABLE", cause=CAUSE)
+    await _described_after_a_refusal(p)
+    await p.terminate()

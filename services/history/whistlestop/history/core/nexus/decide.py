@@ -302,6 +302,9 @@ def try_again(run: Run, operation: NexusOperation, failure: failure_pb.Failure, 
 
 def refused(run: Run, operation: NexusOperation, failure: failure_pb.Failure, *, cancel: bool) -> None:
     """Handle a request that the handler, or the server on the way to it, refused."""
+    if cancel and failure.HasField("cause") and not nexus_execution.is_standalone(run.state):
+        # Of a refused cancellation with a cause, Temporal keeps the cause alone.
+        failure = nexus_failures.without_message(failure)
     if nexus_failures.is_retryable(failure):
         try_again(run, operation, failure, cancel=cancel)
     elif cancel:

@@ -126,3 +126,11 @@ def _as_json(source: nexus_pb.Failure) -> bytes:
         except ValueError:
             kept["details"] = source.details.decode(errors="replace")
     return json.dumps(kept, separators=(",", ":")).encode()
+
+
+def without_message(failure: failure_pb.Failure) -> failure_pb.Failure:
+    """Return a copy without the message."""
+    copy = failure_pb.Failure()
+    copy.CopyFrom(failure)
+    copy.ClearField("message")
+    return copy

@@ -60,7 +60,6 @@ def _closing_event(
     copy_memo_and_search_attributes(a, attributes)
     a.initiator = attributes.initiator
     a.inherit_build_id = attributes.inherit_build_id
-    a.initial_versioning_behavior = attributes.initial_versioning_behavior
     a.workflow_task_completed_event_id = completed_event_id
     return event
 
