@@ -116,7 +116,7 @@ async def test_health(caller: _Caller, service: str) -> None:
     assert await caller.call("/grpc.health.v1.Health/Check", request) == b"\x08\x01"
 
 
-async def test_health_is_watched_to_the_end(world: World) -> None:
+async def test_a_watch_of_health_ends_with_the_server(world: World) -> None:
     """Serving, then not."""
     door = GrpcEndpoint(world.frontend, SystemClock())
     port = await door.start("127.0.0.1:0")

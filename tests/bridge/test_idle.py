@@ -75,7 +75,7 @@ async def test_a_worker_does_not_end_while_an_activity_runs() -> None:
     await life.run
 
 
-async def test_a_worker_that_ends_by_itself_is_watched_no_more() -> None:
+async def test_a_worker_that_ends_by_itself_is_no_longer_observed() -> None:
     life = Life(10)
     await life.pass_s(1)
     life.ended.set()

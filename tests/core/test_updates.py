@@ -405,7 +405,7 @@ def test_commands_mark_the_place_of_messages() -> None:
 # ---- waiting callers -------------------------------------------------------------------------------------------------
 
 
-def test_what_callers_hear_when_the_run_closes() -> None:
+def test_answers_to_callers_when_the_run_closes() -> None:
     for accepts in (False, True):
         world = started()
         ticket = admit(world)
@@ -423,7 +423,7 @@ def test_what_callers_hear_when_the_run_closes() -> None:
             assert refused.value.code is Code.NOT_FOUND
 
 
-def test_what_callers_of_a_gone_update_hear() -> None:
+def test_answers_to_callers_of_a_lost_update() -> None:
     state = MutableState()
     ticket = update.Ticket("u", 1)
     with pytest.raises(ServiceError, match="workflow update was aborted") as refused:

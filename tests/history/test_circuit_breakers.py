@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 
 from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
-from tests.history.test_nexus_outside import Elsewhere
+from tests.history.test_nexus_external import Elsewhere
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.history.nexus import circuit_breakers
 from whistlestop.history.nexus.circuit_breakers import CHECK_AGAIN_NS, MOST_FAILURES, OPEN_NS, CircuitBreakers

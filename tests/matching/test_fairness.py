@@ -136,7 +136,7 @@ def test_a_key_with_more_rows_in_the_store_asks_for_a_refill() -> None:
     assert (fair.short, fair.whole, order(fair, 2)) == ({}, True, ["a"])
 
 
-def test_keys_outside_get_their_turn_when_each_of_those_inside_had_one() -> None:
+def test_keys_beyond_the_window_get_their_turn_when_each_in_it_had_one() -> None:
     fair = FairOrder()
     rows = [task(n, key) for n, key in enumerate("aabbcc")]
     fair.replace(rows, Window(rows, {}, cursor=level(3, "c")))

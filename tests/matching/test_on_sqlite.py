@@ -58,7 +58,7 @@ async def eventually(poll: asyncio.Task[rr.PollWorkflowTaskQueueResponse]) -> st
     return got(poll)
 
 
-async def test_a_backlog_is_drained_in_order_and_rows_are_gone(bench: Bench) -> None:
+async def test_a_backlog_is_drained_in_order_and_its_rows_are_deleted(bench: Bench) -> None:
     names = [str(n) for n in range(20)]
     tasks = [bench.task(name) for name in names]
     await bench.store.put_tasks(tasks)

@@ -124,7 +124,9 @@ async def test_a_role_that_anyone_may_assume_is_refused(aws: Aws, arn: str) -> N
 
 
 @pytest.mark.parametrize("validates", [True, False])
-async def test_a_role_that_is_not_lent_is_told_in_the_words_of_aws_for_go(aws: Aws, arn: str, validates: bool) -> None:
+async def test_a_role_that_cannot_be_assumed_is_reported_in_the_words_of_aws_for_go(
+    aws: Aws, arn: str, validates: bool
+) -> None:
     sts = aws.client("sts", region_name=REGION)
     stub = Stubber(sts)
     stub.add_client_error("assume_role", "AccessDenied", "not yours", 403, response_meta={"RequestId": "r-1"})

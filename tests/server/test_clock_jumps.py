@@ -10,7 +10,7 @@ import jwt
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from tests.history.test_worker_wakes import NEAR, FakeSqs
+from tests.history.test_worker_notifications import NEAR, FakeSqs
 from whistlestop.common import clock as clocks
 from whistlestop.common.clock import SECOND_NS, FakeClock, FunctionClock, SkippingClock, sleep_until
 from whistlestop.common.context import CallContext

@@ -93,7 +93,7 @@ def test_errors_that_may_pass(error: Exception, transient: bool) -> None:
         (StorageError("x"), "The store did not answer. Try again."),
     ],
 )
-def test_what_callers_are_told(error: StorageError, message: str) -> None:
+def test_errors_of_the_store_as_callers_get_them(error: StorageError, message: str) -> None:
     assert service_error(error).message == message
 
 
@@ -341,7 +341,7 @@ def _notifier() -> tuple[PostgresNotifier, FakeClock]:
     return PostgresNotifier("postgresql://127.0.0.1:1/nothing", clock), clock
 
 
-async def test_a_process_that_is_alone_sends_nothing_until_it_hears_of_another() -> None:
+async def test_a_process_that_is_alone_sends_nothing_until_there_is_another() -> None:
     notifier, clock = _notifier()
     notifier._received_ns = clock.steady_ns()
     sends = [notifier.others]

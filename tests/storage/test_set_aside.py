@@ -212,7 +212,7 @@ async def test_notes_of_rows_that_are_gone_are_deleted(caplog: pytest.LogCapture
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-async def test_a_process_looks_once_for_the_notes_of_others() -> None:
+async def test_a_process_reads_the_notes_of_others_once() -> None:
     bench = Bench()
     await Bench(bench.queue).aside.note("executions", KEY, "bad")
     await bench.aside.tidy()

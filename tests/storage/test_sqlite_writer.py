@@ -73,7 +73,7 @@ each_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(err
 
 
 @each_error
-async def test_the_file_cannot_be_looked_at(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_cannot_be_read(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     async with _opened(tmp_path / "store.db") as store:
         fails = _raises(error)
         monkeypatch.setattr(file.Identity, "problem", lambda _: fails() or "")
@@ -83,7 +83,7 @@ async def test_the_file_cannot_be_looked_at(tmp_path: Path, error: Exception, mo
         await _started(store, 2)
 
 
-async def test_a_file_that_cannot_be_looked_at_for_a_moment_is_not_taken_for_gone(
+async def test_a_file_that_cannot_be_read_for_a_moment_is_not_taken_for_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stat, refused = os.stat, [tmp_path / "store.db"]

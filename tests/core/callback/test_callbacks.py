@@ -65,7 +65,7 @@ ENDS: dict[str, tuple[dict[str, Any], failure_pb.Failure | None]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_callback_tells_how_the_run_ended(end: str) -> None:
+def test_a_callback_has_the_end_of_the_run(end: str) -> None:
     fields, failure = ENDS[end]
     run = _world().load()
     closing = _closing(end, **fields)
@@ -114,7 +114,7 @@ def test_callbacks_of_a_run_that_goes_on_wait_and_those_of_updates_do_not(
 
 
 @pytest.mark.parametrize("outcome", ["success", "failure", "last failure"])
-def test_callbacks_of_a_standalone_activity_tell_its_outcome(outcome: str) -> None:
+def test_callbacks_of_a_standalone_activity_have_its_outcome(outcome: str) -> None:
     run = _world().load()
     _attach(run)
     activity = run.state.activity_execution

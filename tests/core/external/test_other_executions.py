@@ -230,7 +230,7 @@ def signal(run: Run, request_id: str = "", name: str = "go", **fields: Any) -> N
     signals.receive(run, name=name, input=None, identity="me", request_id=request_id, **fields)
 
 
-def test_a_parent_hears_of_the_end_of_its_child() -> None:
+def test_a_parent_is_notified_of_the_end_of_its_child() -> None:
     run_of: dict[str, Any] = {"namespace_id": "p-id", "workflow_id": "p", "run_id": "pr", "initiated_event_id": 8}
     for notify, closing in ((True, "completed"), (False, "completed"), (True, "continued_as_new")):
         world = World()

@@ -500,7 +500,7 @@ def test_what_was_pending_is_requested_again_by_a_reset_run() -> None:
     ]  # fmt: skip
 
 
-def test_a_reset_run_knows_the_request_that_started_the_chain() -> None:
+def test_a_reset_run_keeps_the_request_that_started_the_chain() -> None:
     world = World()
     world.start()
     world.turn()
@@ -788,7 +788,7 @@ def test_external_payloads_are_counted() -> None:
     assert state.external_payload_count == 7
 
 
-def test_children_are_counted_and_told_one_by_one() -> None:
+def test_children_are_counted_and_notified_one_by_one() -> None:
     world = World(Limits(pending_children=2))
     world.start()
     first = command(

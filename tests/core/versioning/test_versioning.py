@@ -317,7 +317,7 @@ def _noted(run: Run, deployments: NamespaceDeployments) -> tuple[Version | None,
     return target.deployment_version if target.HasField("deployment_version") else None, target.revision_number
 
 
-def test_a_pinned_run_hears_of_the_version_that_new_work_goes_to() -> None:
+def test_a_pinned_run_is_notified_of_the_version_that_new_work_goes_to() -> None:
     run = run_of(**PINNED_TO_V1)
     assert _noted(run, routing(V2, revision=5)) == (V2, 5)
     assert versioning.is_informed_of_target(run.state)
@@ -328,7 +328,7 @@ def test_a_pinned_run_hears_of_the_version_that_new_work_goes_to() -> None:
     assert not versioning.is_informed_of_target(run.state)
 
 
-def test_who_hears_nothing_of_new_versions() -> None:
+def test_who_is_not_notified_of_new_versions() -> None:
     to_v2 = routing(V2)
     assert _noted(run_of(), to_v2) is None
     assert _noted(run_of(Limits(send_target_version_changed=False), **PINNED_TO_V1), to_v2) is None
@@ -343,7 +343,7 @@ def test_who_hears_nothing_of_new_versions() -> None:
     assert not run.state.HasField("declined_target")
 
 
-def test_a_run_that_declined_a_version_hears_of_later_ones() -> None:
+def test_a_run_that_declined_a_version_is_notified_of_later_ones() -> None:
     run = run_of(**PINNED_TO_V1)
     run.state.declined_target.revision_number = 5
     assert _noted(run, routing(V2, revision=5)) is None

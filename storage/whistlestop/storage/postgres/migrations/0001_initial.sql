@@ -1,8 +1,9 @@
--- The tables of Whistlestop on Postgres, kept inside what Aurora DSQL accepts once rendered for it (indexes built
--- ASYNC and ascending, no COLLATE since it knows "C" alone): no foreign keys, sequences, triggers or partial indexes,
--- and no value over 1 MiB.
--- `*_ns` nanoseconds, times of executions_visibility microseconds. `shard_id` is an execution's hash slot, 0..16383.
--- Keys are compared byte by byte, as on the other stores. `parts`: how many rows of `chunks` continue `data`.
+-- The tables of Whistlestop on Postgres. Aurora DSQL accepts them as well, once they are rewritten for it (indexes are
+-- built ASYNC and ascending, and COLLATE is left out, because "C" is its only collation). Therefore there are no foreign
+-- keys, sequences, triggers or partial indexes, and no value over 1 MiB.
+-- Columns named `*_ns` are nanoseconds since the Unix epoch. Times of executions_visibility are microseconds. `shard_id`
+-- is the hash slot of an execution, 0 to 16383. Keys are compared byte by byte, as on the other stores. `parts` is the
+-- number of rows of `chunks` that continue `data`.
 
 CREATE TABLE namespaces (
     id            TEXT COLLATE "C" NOT NULL PRIMARY KEY,
@@ -13,7 +14,7 @@ CREATE TABLE namespaces (
     data_encoding TEXT NOT NULL DEFAULT 'proto3'
 );
 
--- Leases over ranges of slots; `range_id` fences off an older holder.
+-- Leases on ranges of slots. A new holder increments `range_id`, so that an older holder's writes fail.
 CREATE TABLE shards (
     shard_id   BIGINT NOT NULL PRIMARY KEY,
     first_slot BIGINT NOT NULL,
@@ -61,8 +62,8 @@ CREATE TABLE history_node (
     PRIMARY KEY (namespace_id, branch_id, node_id)
 );
 
--- Which run reads whose branch, so that deleting one run keeps what another shares. A run whose own branch is not
--- named like the run has a row with first_event_id 0 for it.
+-- The branches that a run reads, so that deleting one run keeps the events that another shares. A run whose own branch
+-- has another name than the run has a row with first_event_id 0 for it.
 CREATE TABLE forks (
     namespace_id   TEXT COLLATE "C" NOT NULL,
     branch_id      TEXT COLLATE "C" NOT NULL,
@@ -74,7 +75,7 @@ CREATE TABLE forks (
 
 CREATE INDEX forks_by_run ON forks (namespace_id, run_id);
 
--- What did not fit into the `data` of its row. `kind` names the table or column, `owner` the row.
+-- The rest of values that do not fit into the `data` of their row. `kind` is the table or column, `owner` the row.
 CREATE TABLE chunks (
     kind  TEXT COLLATE "C" NOT NULL,
     owner TEXT COLLATE "C" NOT NULL,
@@ -136,7 +137,7 @@ CREATE TABLE timer_tasks (
     PRIMARY KEY (namespace_id, run_id, workflow_id, kind)
 );
 
--- Holds every column, so a scan of what is due need not leave it.
+-- Contains every column, so that a scan of due rows reads only the index.
 CREATE INDEX timer_tasks_due ON timer_tasks (fire_at_ns, shard_id)
     INCLUDE (kind, namespace_id, workflow_id, run_id, data);
 
@@ -195,7 +196,7 @@ CREATE TABLE executions_visibility (
     PRIMARY KEY (namespace_id, run_id)
 );
 
--- Open runs first (as if they closed at the end of time), the latest first.
+-- Open runs come first, as if they closed at the end of time. Within each group, the latest come first.
 CREATE INDEX executions_visibility_order ON executions_visibility
     (namespace_id, (COALESCE(close_time, 9223372036854775807)) DESC, start_time DESC, run_id);
 CREATE INDEX executions_visibility_by_workflow ON executions_visibility (namespace_id, workflow_id);

@@ -1,4 +1,5 @@
--- A list is nearly always of one namespace division, or of what has none: with it in front, no page passes over others.
+-- Nearly every list is of one namespace division, or of rows that have none. With the division in front, a page reads no
+-- rows of other divisions.
 CREATE INDEX executions_visibility_by_division ON executions_visibility
     (namespace_id, (COALESCE(CASE WHEN jsonb_typeof(search_attributes::jsonb -> 'TemporalNamespaceDivision') = 'string'
         THEN search_attributes::jsonb ->> 'TemporalNamespaceDivision' END, '-')),

@@ -1,5 +1,5 @@
--- The tables of Whistlestop on SQLite. `*_ns` nanoseconds, times of executions_visibility microseconds.
--- `shard_id` is an execution's hash slot, 0..16383.
+-- The tables of Whistlestop on SQLite. Columns named `*_ns` are nanoseconds since the Unix epoch. Times of
+-- executions_visibility are microseconds. `shard_id` is the hash slot of an execution, 0 to 16383.
 
 CREATE TABLE namespaces (
     id            TEXT    NOT NULL PRIMARY KEY,
@@ -10,7 +10,7 @@ CREATE TABLE namespaces (
     data_encoding TEXT    NOT NULL DEFAULT 'proto3'
 ) WITHOUT ROWID;
 
--- Leases over ranges of slots; `range_id` fences off an older holder.
+-- Leases on ranges of slots. A new holder increments `range_id`, so that an older holder's writes fail.
 CREATE TABLE shards (
     shard_id   INTEGER NOT NULL PRIMARY KEY,
     first_slot INTEGER NOT NULL,
@@ -20,7 +20,7 @@ CREATE TABLE shards (
     expires_ns INTEGER NOT NULL
 );
 
--- With rowid: the state is too big for an index tree, and updates leave the index alone.
+-- This table has a rowid: the state is too large for the B-tree of an index, and updates do not change the index.
 CREATE TABLE executions (
     namespace_id      TEXT    NOT NULL,
     workflow_id       TEXT    NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE executions (
     data              BLOB    NOT NULL,
     PRIMARY KEY (namespace_id, workflow_id, run_id)
 );
--- Only where a run's branch is not named like the run: who owns a branch is otherwise known from its name.
+-- Only for runs whose branch has another name than the run. Otherwise the name says whose branch it is.
 CREATE INDEX executions_by_branch ON executions (namespace_id, branch_id) WHERE branch_id <> run_id;
 
 CREATE TABLE current_executions (
@@ -59,7 +59,7 @@ CREATE TABLE history_node (
     PRIMARY KEY (namespace_id, branch_id, node_id)
 ) WITHOUT ROWID;
 
--- Which run reads whose branch, so that deleting one run keeps what another shares.
+-- The branches that a run reads, so that deleting one run keeps the events that another shares.
 CREATE TABLE forks (
     namespace_id   TEXT    NOT NULL,
     branch_id      TEXT    NOT NULL,
@@ -120,7 +120,7 @@ CREATE TABLE timer_tasks (
     data         BLOB    NOT NULL,
     PRIMARY KEY (namespace_id, run_id, workflow_id, kind)
 ) WITHOUT ROWID;
--- Holds every column, so a scan of what is due never leaves it.
+-- Contains every column, so that a scan of due rows reads only the index.
 CREATE INDEX timer_tasks_due ON timer_tasks (fire_at_ns, shard_id, data);
 
 CREATE TABLE transfer_tasks (
@@ -172,7 +172,7 @@ CREATE TABLE executions_visibility (
     memo                   BLOB    NOT NULL,
     PRIMARY KEY (namespace_id, run_id)
 ) WITHOUT ROWID;
--- Open runs first (as if they closed at the end of time), the latest first.
+-- Open runs come first, as if they closed at the end of time. Within each group, the latest come first.
 CREATE INDEX executions_visibility_order ON executions_visibility
     (namespace_id, COALESCE(close_time, 9223372036854775807) DESC, start_time DESC, run_id);
 CREATE INDEX executions_visibility_by_workflow ON executions_visibility (namespace_id, workflow_id);

@@ -1,4 +1,4 @@
-"""Nexus with somebody outside: what goes along, what comes back, and when it is tried again."""
+"""Nexus operations on external endpoints: what is sent, what is received, and when a request is repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The alarm on AWS, against moto: what is armed, what is armed once, and what a lost wake does."""
+"""Wake-ups on AWS, against moto: when one is set, when it is set once only, and what happens when one is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wakes go astray: messages that come twice, late, out of order, or never. Timers fire, once, and nobody polls."""
+"""Wake-ups that come twice, late, out of order, or never: timers fire once each, though nobody polls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nexus over HTTP with somebody outside: an endpoint elsewhere, its completion, and a completion callback of ours."""
+"""Nexus over HTTP with another server: an external endpoint, the completion of its operation, and our own callback."""
 
 from __future__ import annotations
 

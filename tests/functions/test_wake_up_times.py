@@ -1,4 +1,4 @@
-"""What a call leaves due later is told to the alarm, once, with its earliest instant."""
+"""What a call leaves for later is noted for a wake-up, once, at its earliest time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages to workers that sleep."""
+"""Notifications of workers that sleep until there is a task for them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_task_added_while_a_message_is_sent_causes_another_message() -> 
     assert client.sent == ["a", "a"]
 
 
-async def test_a_queue_that_is_gone_is_left_alone_for_a_minute() -> None:
+async def test_a_queue_that_does_not_exist_is_skipped_for_a_minute() -> None:
     clock, client = FakeClock(), FakeSqs()
     client.errors["a"] = AwsError("QueueDoesNotExist", "gone")
     wakes = WorkerNotifications(NEAR, clock, client)
