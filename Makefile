@@ -108,6 +108,7 @@ lock: $(STAMP)
 
 proto: $(STAMP)
 	$(BIN)/python infra/tools/generate_protos.py
+	$(BIN)/python infra/tools/generate_rpcs.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

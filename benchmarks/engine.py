@@ -46,8 +46,8 @@ class Backend:
         owner = self
 
         class Late:
-            async def call(self, method: str, request: Any, context: Any) -> Any:
-                return await owner.matching.call(method, request, context)
+            async def call(self, rpc: Any, request: Any, context: Any) -> Any:
+                return await owner.matching.call(rpc, request, context)
 
         self.history = History(self.store, Late(), self.clock, ids, notifier, task_listener=self._offer)
         self.matching = Matching(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from google.protobuf.message import Message
 from temporalio.api.enums.v1.common_pb2 import IndexedValueType
@@ -11,32 +11,37 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.ids import CountedIds
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.registry import OPERATOR_SERVICE, REGISTRY, WORKFLOW_SERVICE
 from whistlestop.frontend.service import Frontend
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.errors import ServiceError
-
-_BY_METHOD = {spec.method: spec for spec in REGISTRY.values()}
+    from whistlestop.common.rpcs.rpc import Rpc
 
 
 class Remembering:
-    """A ServiceClient that answers with what it was told to, or with an empty response."""
+    """A service that answers with what it was told to, or with an empty response."""
+
+    rpcs: ClassVar[Mapping[str, Rpc[Any, Any]]] = {**HistoryService.rpcs, **MatchingService.rpcs}
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Message, CallContext]] = []
         self.answers: dict[str, Reply | ServiceError] = {}
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        self.calls.append((method, request, context))
-        found = self.answers.get(method)
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        self.calls.append((rpc.method, request, context))
+        found = self.answers.get(rpc.method)
         if isinstance(found, Exception):
             raise found
-        return found if found is not None else _BY_METHOD[method].response_type()
+        return found if found is not None else rpc.response_type()
 
 
 class World:

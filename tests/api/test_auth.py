@@ -20,6 +20,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.proto import worker_pb2 as worker_pb
 from whistlestop.common.proto.internal_pb2 import TaskToken
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.auth.config import (
     BEHIND_A_SIGNATURE,
@@ -284,9 +285,9 @@ async def test_without_a_configuration_all_calls_are_refused(world: World) -> No
 
 async def test_calls_of_the_server_itself_need_no_credential(world: World) -> None:
     request = service_pb.CountWorkflowExecutionsRequest(namespace="default")
-    name = f"{WORKFLOW_SERVICE}/CountWorkflowExecutions"
-    assert await refused(world, name, request, CallContext())
-    await world.frontend.call_as_server(name, request, CallContext())
+    rpc = WorkflowService.CountWorkflowExecutions
+    assert await refused(world, rpc.full_name, request, CallContext())
+    await world.frontend.call_as_server(rpc, request, CallContext())
 
 
 async def test_requests_that_are_no_rpc_need_a_credential(world: World) -> None:

@@ -15,6 +15,7 @@ from tests.simulation.faults import Weather
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskRequest, NexusEndpointData
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.storage.records import NexusEndpointRecord
 
 MOMENT_S = 2.0
@@ -170,7 +171,7 @@ async def _request(process: Process, backend: Backend) -> Any:
     asked = DispatchNexusTaskRequest(task_queue="q")
     asked.request.start_operation.operation = "op"
     context = CallContext(namespace_id=backend.namespace_id, namespace=NAMESPACE)
-    return await process.history.call("DispatchNexusTask", asked, context)
+    return await process.history.call(HistoryService.DispatchNexusTask, asked, context)
 
 
 @pytest.mark.parametrize("ask", [_operation, _request])

@@ -13,16 +13,14 @@ import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from tests.api.fixtures import Remembering
-from tests.matching.fakes import Bench
 from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.clock import FakeClock, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, already_started
-from whistlestop.common.proto import internal_pb2
-from whistlestop.history.api import MODULE_OF
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.service import History as _History  # noqa: F401 - fills the table
 from whistlestop.net.internal.http_client import HttpClient
-from whistlestop.net.internal.transports import LambdaClient, LocalClient, invoke_envelope, request_type, wrap
+from whistlestop.net.internal.transports import LambdaClient, invoke_envelope, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +77,7 @@ class _Boto:
 
 async def test_local_is_a_direct_call(service: Remembering) -> None:
     """The very message."""
-    await LocalClient(service).call("StartWorkflowExecution", _REQUEST, CallContext())
+    await HistoryService(service).StartWorkflowExecution(_REQUEST, CallContext())
     assert service.calls[0][1] is _REQUEST
 
 
@@ -87,7 +85,7 @@ async def test_lambda_carries_request_context_and_answer(service: Remembering) -
     """What is needed on the other side, and no more headers than those."""
     client = LambdaClient("f", SystemClock(), _Boto(service))
     context = CallContext(None, {"client-name": "temporal-python", "authorization": "secret"}, "id", "n")
-    reply = await client.call("StartWorkflowExecution", _REQUEST, context)
+    reply = await client.call(HistoryService.StartWorkflowExecution, _REQUEST, context)
     assert decoded(reply, service_pb.StartWorkflowExecutionResponse) == _RESPONSE
     [(_, request, seen)] = service.calls
     assert request == _REQUEST
@@ -98,7 +96,7 @@ async def test_http_carries_the_same_and_keeps_its_connection(service: Rememberi
     """A second call goes over the first one's connection."""
     client = HttpClient(url, SystemClock())
     for _ in range(2):
-        reply = await client.call("StartWorkflowExecution", _REQUEST, CallContext())
+        reply = await client.call(HistoryService.StartWorkflowExecution, _REQUEST, CallContext())
         assert decoded(reply, service_pb.StartWorkflowExecutionResponse) == _RESPONSE
     assert client.connects == 1
     client.close()
@@ -110,7 +108,7 @@ async def test_errors_arrive_whole(service: Remembering, url: str) -> None:
     http = HttpClient(url, SystemClock())
     for client in (http, LambdaClient("f", SystemClock(), _Boto(service))):
         with pytest.raises(ServiceError) as caught:
-            await client.call("StartWorkflowExecution", _REQUEST, CallContext())
+            await client.call(HistoryService.StartWorkflowExecution, _REQUEST, CallContext())
         expected = already_started("it runs", "r", "run")
         assert (caught.value.code, caught.value.message) == (expected.code, expected.message)
         assert caught.value.details == expected.details
@@ -124,7 +122,7 @@ async def test_a_call_without_an_answer_is_unavailable(service: Remembering) -> 
         HttpClient("http://127.0.0.1:9", SystemClock()),
     ):
         with pytest.raises(ServiceError) as caught:
-            await client.call("StartWorkflowExecution", _REQUEST, CallContext())
+            await client.call(HistoryService.StartWorkflowExecution, _REQUEST, CallContext())
         assert caught.value.code is Code.UNAVAILABLE
 
 
@@ -143,7 +141,7 @@ async def test_an_encoded_reply_is_not_parsed_on_its_way(service: Remembering) -
     """Bytes stay bytes."""
     service.answers["StartWorkflowExecution"] = Encoded(b"\x0a\x01x")
     reply = await LambdaClient("f", SystemClock(), _Boto(service)).call(
-        "StartWorkflowExecution", _REQUEST, CallContext()
+        HistoryService.StartWorkflowExecution, _REQUEST, CallContext()
     )
     assert reply == Encoded(b"\x0a\x01x")
 
@@ -165,20 +163,3 @@ async def test_a_body_that_is_no_envelope_is_refused(
     """And reaches nobody."""
     answer = await invoke_envelope(service, envelope, FakeClock())
     assert (answer["error"]["code"], service.calls) == (code, [])
-
-
-def test_internal_methods_have_their_own_messages() -> None:
-    """By the same naming."""
-    assert request_type("RecordWorkflowTaskStarted") is internal_pb2.RecordWorkflowTaskStartedRequest
-    assert request_type("SignalWorkflowExecution") is service_pb.SignalWorkflowExecutionRequest
-
-
-async def test_all_methods_of_history_and_matching_can_be_called_remotely() -> None:
-    """Each method has its request where the called side looks for it."""
-    bench = Bench()
-    methods = {*MODULE_OF, *bench.matching.methods}
-    await bench.matching.close()
-    assert {method: request_type(method).DESCRIPTOR.name for method in methods} == {
-        method: f"{method}Request" for method in methods
-    }
-    assert "RerouteTasks" in methods

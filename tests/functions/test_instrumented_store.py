@@ -12,6 +12,7 @@ import pytest
 from whistlestop.common.clock import FakeClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.functions.instrumented_store import instrumented
 from whistlestop.functions.metrics import FunctionMetrics, metrics_of
 from whistlestop.functions.settings import FunctionSettings
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from google.protobuf.message import Message
+
+    from whistlestop.common.rpcs.rpc import Rpc
 
 SAMPLED = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
 
@@ -116,8 +119,8 @@ def daemon() -> Iterator[socket.socket]:
 
 
 class _Other:
-    async def call(self, method: str, request: Message, context: CallContext) -> Message:
-        if method == "Breaks":
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Message:
+        if rpc is HistoryService.ResetStickyTask:
             raise RuntimeError("broken")
         return request
 
@@ -132,10 +135,11 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
     inner: Any = _Store()
     store, other = instrumented(inner, None, traces), traces.client(_Other(), "matching")
     await asyncio.gather(
-        store.commit(Transition(())), other.call("FireTimers", internal_pb2.FireTimersRequest(), CallContext())
+        store.commit(Transition(())),
+        other.call(HistoryService.FireTimers, internal_pb2.FireTimersRequest(), CallContext()),
     )
     with pytest.raises(RuntimeError):
-        await other.call("Breaks", internal_pb2.FireTimersRequest(), CallContext())
+        await other.call(HistoryService.ResetStickyTask, internal_pb2.ResetStickyTaskRequest(), CallContext())
     monkeypatch.setenv("_X_AMZN_TRACE_ID", SAMPLED.replace("Sampled=1", "Sampled=0"))
     await store.commit(Transition(()))
     traces.close()
@@ -157,7 +161,7 @@ async def test_subsegments(daemon: socket.socket, monkeypatch: pytest.MonkeyPatc
                 **at,
                 "fault": True,
                 "namespace": "remote",
-                "annotations": {"method": "Breaks"},
+                "annotations": {"method": "ResetStickyTask"},
             },
         ],
         key=str,

@@ -15,6 +15,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.net import aws
 from whistlestop.net.internal.transports import LambdaClient
 
@@ -66,7 +67,7 @@ async def test_an_answer(history: LambdaClient, cloud: Cloud) -> None:
     run_id = await cloud.start("there")
     request = rr.DescribeWorkflowExecutionRequest(namespace="default")
     request.execution.workflow_id = "there"
-    reply = await history.call("DescribeWorkflowExecution", request, await _context(cloud))
+    reply = await history.call(HistoryService.DescribeWorkflowExecution, request, await _context(cloud))
     described = decoded(reply, rr.DescribeWorkflowExecutionResponse)
     assert isinstance(described, rr.DescribeWorkflowExecutionResponse)
     assert described.workflow_execution_info.execution.run_id == run_id
@@ -77,7 +78,7 @@ async def test_an_error(history: LambdaClient, cloud: Cloud) -> None:
     request = rr.DescribeWorkflowExecutionRequest(namespace="default")
     request.execution.workflow_id = "nowhere"
     with pytest.raises(ServiceError) as raised:
-        await history.call("DescribeWorkflowExecution", request, await _context(cloud))
+        await history.call(HistoryService.DescribeWorkflowExecution, request, await _context(cloud))
     assert raised.value.code is Code.NOT_FOUND
     assert [type(detail).__name__ for detail in raised.value.details] == ["NotFoundFailure"]
 
@@ -87,5 +88,5 @@ async def test_a_function_that_died(history: LambdaClient, cloud: Cloud) -> None
     context = await _context(cloud)
     cloud.dies = "history"
     with pytest.raises(ServiceError) as raised:
-        await history.call("GetWorkflowExecutionHistory", rr.GetWorkflowExecutionHistoryRequest(), context)
+        await history.call(HistoryService.GetWorkflowExecutionHistory, rr.GetWorkflowExecutionHistoryRequest(), context)
     assert raised.value.code is Code.UNAVAILABLE

@@ -12,7 +12,7 @@ import functools
 import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httptools
 import uvicorn
@@ -25,6 +25,8 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.metrics import NO_METRICS
 from whistlestop.common.notify import LocalNotifier
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.frontend.api.namespaces import ensure_namespace
 from whistlestop.frontend.endpoints.browsers import BrowserRules
 from whistlestop.frontend.endpoints.http import HttpApi
@@ -41,9 +43,11 @@ from whistlestop.server.config import ServerConfig
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from google.protobuf.message import Message
+
+    from whistlestop.common.rpcs.rpc import Rpc
 
 TARGETS: dict[str, Callable[[bytes], None]] = {}
 RPCS = sorted(REGISTRY | OWN_REGISTRY)
@@ -231,7 +235,9 @@ def http_requests(data: bytes) -> None:
 class _Nobody:
     """A service whose callers are other functions of ours: what they ask is checked, how they ask is what is fuzzed."""
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Message:
+    rpcs: ClassVar[Mapping[str, Rpc[Any, Any]]] = {**HistoryService.rpcs, **MatchingService.rpcs}
+
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Message:
         return request
 
 

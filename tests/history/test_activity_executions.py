@@ -18,6 +18,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.storage.errors import Unavailable
 from whistlestop.storage.records import SLOTS
 from whistlestop.storage.sqlite.store import SqliteStore
@@ -66,7 +67,7 @@ class Shop(Bench):
             scheduled_event_id=task.scheduled_event_id, stamp=task.stamp, request_id=request_id,
             poll=rr.PollActivityTaskQueueRequest(identity="worker"),
         )  # fmt: skip
-        reply = await self.history.call("RecordActivityTaskStarted", request, self.context)
+        reply = await self.history.call(HistoryService.RecordActivityTaskStarted, request, self.context)
         return decoded(reply, rr.PollActivityTaskQueueResponse)
 
     async def pass_time(self, span_s: float) -> None:

@@ -18,6 +18,7 @@ from tests.parity.puppet import payloads
 from tests.turns import turns
 from whistlestop.common.clients import decoded
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.api.activity.executions import ACTIVITIES
 from whistlestop.history.api.nexus.executions import OPERATIONS
 from whistlestop.history.core.limits import Limits
@@ -59,7 +60,7 @@ class Handler(Desk):
         )
         request.execution.workflow_id, request.execution.run_id = row.workflow_id, row.run_id
         request.poll.task_queue.name = HANDLERS
-        reply = await self.history.call("RecordWorkflowTaskStarted", request, self.context)
+        reply = await self.history.call(HistoryService.RecordWorkflowTaskStarted, request, self.context)
         return decoded(reply, rr.PollWorkflowTaskQueueResponse)
 
     async def complete(self, *commands: dict[str, Any], **fields: Any) -> None:

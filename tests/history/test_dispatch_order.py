@@ -10,6 +10,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.history.test_executions import Bench
 from whistlestop.common.clients import decoded
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.engine.engine import Effects
 from whistlestop.storage.sqlite.store import SqliteStore
 
@@ -70,7 +71,7 @@ async def told_of(bench: Bench, *commands: dict[str, Any]) -> list[str]:
         scheduled_event_id=task.scheduled_event_id, stamp=task.stamp, request_id="r", task_queue="q"
     )
     request.execution.workflow_id, request.execution.run_id, request.poll.task_queue.name = "wf", run_id, "q"
-    reply = await bench.history.call("RecordWorkflowTaskStarted", request, bench.context)
+    reply = await bench.history.call(HistoryService.RecordWorkflowTaskStarted, request, bench.context)
     started: Any = decoded(reply, rr.PollWorkflowTaskQueueResponse)
     told = bench.history.engine.effects = Told()
     await bench.call("RespondWorkflowTaskCompleted", task_token=started.task_token, commands=commands)

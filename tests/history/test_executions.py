@@ -16,6 +16,7 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.service import History
 from whistlestop.storage.records import SLOTS, ExecutionKey
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from whistlestop.common.rpcs.rpc import Rpc
+
 NAMESPACE_ID = "11111111-1111-7111-8111-111111111111"
 DAY_NS = 24 * 3600 * SECOND_NS
 
@@ -33,8 +36,8 @@ DAY_NS = 24 * 3600 * SECOND_NS
 class NoMatching:
     """Nobody polls."""
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        raise AssertionError(f"{method} is not expected")
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        raise AssertionError(f"{rpc} is not expected")
 
 
 class Bench:
@@ -55,7 +58,10 @@ class Bench:
 
     async def call(self, method: str, **fields: Any) -> Any:
         request = getattr(rr, f"{method}Request")(namespace="default", **fields)
-        return decoded(await self.history.call(method, request, self.context), getattr(rr, f"{method}Response"))
+        return decoded(
+            await self.history.call(HistoryService.rpcs[method], request, self.context),
+            getattr(rr, f"{method}Response"),
+        )
 
     async def start(self, workflow_id: str = "wf", **fields: Any) -> Any:
         wanted: dict[str, Any] = {
@@ -178,7 +184,7 @@ async def test_a_worker_gets_a_long_history_in_pages(bench: Bench) -> None:
     )
     request.execution.workflow_id = "wf"
     request.execution.run_id = task.run_id
-    answer = await bench.history.call("RecordWorkflowTaskStarted", request, bench.context)
+    answer = await bench.history.call(HistoryService.RecordWorkflowTaskStarted, request, bench.context)
     reply = decoded(answer, rr.PollWorkflowTaskQueueResponse)
     assert isinstance(reply, rr.PollWorkflowTaskQueueResponse)
     await bench.signal("while the worker is at it")

@@ -25,6 +25,7 @@ from whistlestop.common.proto.nexus_pb2 import (
     NexusTaskData,
     RecordNexusTaskStartedRequest,
 )
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.api.activity.executions import ACTIVITIES
 from whistlestop.history.api.nexus.executions import OPERATIONS
 from whistlestop.history.core.limits import Limits
@@ -81,7 +82,7 @@ class Desk(Bench):
             task=NexusTaskData.FromString(task.data), workflow_id=task.workflow_id, run_id=task.run_id,
             scheduled_event_id=task.scheduled_event_id, stamp=task.stamp, handler_namespace_id=NAMESPACE_ID,
         )  # fmt: skip
-        reply = await self.history.call("RecordNexusTaskStarted", request, self.context)
+        reply = await self.history.call(HistoryService.RecordNexusTaskStarted, request, self.context)
         return decoded(reply, rr.PollNexusTaskQueueResponse)
 
     async def answer(self, task: Any, **response: Any) -> None:
@@ -91,7 +92,7 @@ class Desk(Bench):
     async def call_back(self, task: Any, state: str = "succeeded") -> None:
         headers = {**task.request.start_operation.callback_header, "nexus-operation-state": state}
         request = CompleteNexusOperationRequest(headers=headers, body=b"")
-        await self.history.call("CompleteNexusOperation", request, self.context)
+        await self.history.call(HistoryService.CompleteNexusOperation, request, self.context)
 
     async def pass_time(self, span_s: float) -> None:
         await self.clock.advance(span_s)

@@ -15,12 +15,15 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Rpc
 
 
 class Pollers:
@@ -30,8 +33,8 @@ class Pollers:
         self.polled = False
         self.asked: list[Any] = []
 
-    async def call(self, method: str, request: Any, context: CallContext) -> internal.HasPollerResponse:
-        assert method == "HasPoller"
+    async def call(self, rpc: Rpc[Any, Any], request: Any, context: CallContext) -> internal.HasPollerResponse:
+        assert rpc is MatchingService.HasPoller
         self.asked.append(request)
         return internal.HasPollerResponse(has_poller=self.polled)
 
@@ -41,7 +44,7 @@ class Asking(Bench):
 
     async def open(self) -> None:
         self.pollers = Pollers()
-        self.history.matching = self.pollers
+        self.history.matching = MatchingService(self.pollers)
         await self.start()
         [row] = await self.store.list_tasks(NAMESPACE_ID, "q", 1, None, 10)
         request = internal.RecordWorkflowTaskStartedRequest(
@@ -49,7 +52,7 @@ class Asking(Bench):
         )
         request.execution.workflow_id, request.execution.run_id = row.workflow_id, row.run_id
         request.poll.task_queue.name = "q"
-        reply = await self.history.call("RecordWorkflowTaskStarted", request, self.context)
+        reply = await self.history.call(HistoryService.RecordWorkflowTaskStarted, request, self.context)
         task: Any = decoded(reply, rr.PollWorkflowTaskQueueResponse)
         await self.call("RespondWorkflowTaskCompleted", task_token=task.task_token)
 
@@ -59,7 +62,7 @@ class Asking(Bench):
         request.execution.workflow_id, request.query.query_type = "wf", "q"
         context = replace(self.context, deadline_ns=self.clock.steady_ns() + seconds * SECOND_NS)
         with pytest.raises(ServiceError) as refused:
-            await self.history.call("QueryWorkflow", request, context)
+            await self.history.call(HistoryService.QueryWorkflow, request, context)
         return refused.value.code
 
     async def advance(self, seconds: float) -> None:

@@ -20,6 +20,7 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.schedule import driver, policy
 from whistlestop.storage.errors import Unavailable
 from whistlestop.storage.records import SLOTS, ExecutionKey
@@ -82,7 +83,7 @@ class Line(Bench):
             scheduled_event_id=task.scheduled_event_id, stamp=task.stamp, request_id="poll", task_queue="q",
         )  # fmt: skip
         started: Any = decoded(
-            await self.history.call("RecordWorkflowTaskStarted", request, self.context),
+            await self.history.call(HistoryService.RecordWorkflowTaskStarted, request, self.context),
             rr.PollWorkflowTaskQueueResponse,
         )
         command = command_pb.Command(command_type=ct.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION)

@@ -16,6 +16,7 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.nexus_pb2 import RecordNexusRequestStartedRequest
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.transfers.worker_commands import MOST_ATTEMPTS, OPERATION, SERVICE
 from whistlestop.storage.records import SLOTS, MatchingTask
@@ -51,7 +52,8 @@ async def terminated(bench: Bench, control_queue: str = CONTROL) -> bytes:
     )
     asked.execution.workflow_id, asked.execution.run_id = task.workflow_id, task.run_id
     answer: Any = decoded(
-        await bench.history.call("RecordWorkflowTaskStarted", asked, bench.context), rr.PollWorkflowTaskQueueResponse
+        await bench.history.call(HistoryService.RecordWorkflowTaskStarted, asked, bench.context),
+        rr.PollWorkflowTaskQueueResponse,
     )
     await bench.call("RespondWorkflowTaskCompleted", task_token=answer.task_token, commands=[schedule_activity()])
     (task,) = await rows(bench, "orders", _ACTIVITY)
@@ -63,7 +65,8 @@ async def terminated(bench: Bench, control_queue: str = CONTROL) -> bytes:
         poll=rr.PollActivityTaskQueueRequest(namespace="default", worker_control_task_queue=control_queue),
     )
     activity: Any = decoded(
-        await bench.history.call("RecordActivityTaskStarted", started, bench.context), rr.PollActivityTaskQueueResponse
+        await bench.history.call(HistoryService.RecordActivityTaskStarted, started, bench.context),
+        rr.PollActivityTaskQueueResponse,
     )
     await bench.call("TerminateWorkflowExecution", workflow_execution={"workflow_id": "wf"})
     await bench.history.transfers.drain()
@@ -75,7 +78,8 @@ async def take(bench: Bench) -> Any:
     (task,) = await rows(bench, CONTROL, _NEXUS)
     request = RecordNexusRequestStartedRequest(query_id=task.query_id, namespace_id=NAMESPACE_ID)
     answer = decoded(
-        await bench.history.call("RecordNexusRequestStarted", request, bench.context), rr.PollNexusTaskQueueResponse
+        await bench.history.call(HistoryService.RecordNexusRequestStarted, request, bench.context),
+        rr.PollNexusTaskQueueResponse,
     )
     await bench.store.delete_tasks([task.key])
     return answer

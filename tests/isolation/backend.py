@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply
+    from whistlestop.common.rpcs.rpc import Rpc
     from whistlestop.storage.interface import Store
 
 
 class _Late:
     service: Any = None
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        reply: Reply = await self.service.call(method, request, context)
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        reply: Reply = await self.service.call(rpc, request, context)
         return reply
 
 

@@ -16,6 +16,8 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest, RerouteTasksResponse
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.storage.records import (
     SLOTS,
     ExecutionKey,
@@ -64,7 +66,9 @@ async def test_timers_of_others_fire_beside_a_row_that_cannot_be_processed(backe
         await eventually(fired)
     else:
         await backend.clock.advance(20)
-        found = await backend.history.call("FireTimers", internal_pb2.FireTimersRequest(limit=50), CallContext())
+        found = await backend.history.call(
+            HistoryService.FireTimers, internal_pb2.FireTimersRequest(limit=50), CallContext()
+        )
         assert isinstance(found, internal_pb2.FireTimersResponse)
         assert (found.timers, found.more) == (3, False)
         assert found.next_due_ns > backend.clock.now_ns(), "what can't be processed is not due again at once"
@@ -186,7 +190,9 @@ async def test_a_nexus_task_that_cannot_be_read_stops_no_rerouting(backend: Back
     key = TaskKey(backend.namespace_id, "q", 3, 3, 1)
     await backend.store.put_tasks([MatchingTask(key, "w", "r", 5, 1, 0, data=JUNK)])
     request = RerouteTasksRequest(queues=[RerouteTasksRequest.Queue(name="q", task_type=3)])
-    reply = await backend.history.call("RerouteTasks", request, CallContext(namespace_id=backend.namespace_id))
+    reply = await backend.history.call(
+        HistoryService.RerouteTasks, request, CallContext(namespace_id=backend.namespace_id)
+    )
     assert decoded(reply, RerouteTasksResponse) == RerouteTasksResponse(moved=0)
 
 
@@ -199,7 +205,7 @@ async def test_a_nexus_task_that_cannot_be_read_is_taken_out_of_its_queue(
     poll = rr.PollNexusTaskQueueRequest(namespace="default")
     poll.task_queue.name = "q"
     context = CallContext(backend.clock.steady_ns() + 2 * SECOND_NS, {}, backend.namespace_id, "default", can_long_poll)
-    polling = asyncio.ensure_future(backend.matching.call("PollNexusTaskQueue", poll, context))
+    polling = asyncio.ensure_future(backend.matching.call(MatchingService.PollNexusTaskQueue, poll, context))
 
     async def is_empty() -> bool:
         return not await backend.store.list_tasks(backend.namespace_id, "q", 3, None, 10)

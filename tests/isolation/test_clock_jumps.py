@@ -16,6 +16,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskRequest
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.transfers import deliveries
 from whistlestop.history.transfers import processor as transfers
 from whistlestop.storage.errors import Unavailable
@@ -147,7 +148,7 @@ async def activity_description(backend: Backend) -> Any:
 async def nexus_request(backend: Backend) -> Any:
     request = DispatchNexusTaskRequest(task_queue="q")
     context = CallContext(backend.clock.steady_ns() + 12 * SECOND_NS, {}, backend.namespace_id, "default")
-    return backend.history.call("DispatchNexusTask", request, context)
+    return backend.history.call(HistoryService.DispatchNexusTask, request, context)
 
 
 async def polled(backend: Backend, method: str) -> Any:

@@ -15,6 +15,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, not_found
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.notify import LocalNotifier, Notifier
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.service import Matching
 from whistlestop.storage.errors import LeaseLost, Unavailable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from whistlestop.common.rpcs.rpc import Rpc
     from whistlestop.storage.interface import TaskStore
 
 NAMESPACE = "ns-id"
@@ -147,7 +149,8 @@ class FakeHistory:
         self.after: Callable[[str, Any], Any] | None = None
         """Awaited when the start has taken place; what it raises, the caller sees."""
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        method = rpc.method
         self.calls.append((method, request))
         if self.before is not None:
             await self.before(method, request)
@@ -249,7 +252,7 @@ class Bench:
 
         async def run() -> rr.PollWorkflowTaskQueueResponse:
             reply = await (matching or self.matching).call(
-                "PollWorkflowTaskQueue", request, self.context(seconds, can_long_poll=can_long_poll)
+                MatchingService.PollWorkflowTaskQueue, request, self.context(seconds, can_long_poll=can_long_poll)
             )
             return rr.PollWorkflowTaskQueueResponse.FromString(encoded(reply))
 
@@ -267,7 +270,7 @@ class Bench:
 
         async def run() -> rr.PollActivityTaskQueueResponse:
             reply = await self.matching.call(
-                "PollActivityTaskQueue", request, self.context(seconds, can_long_poll=can_long_poll)
+                MatchingService.PollActivityTaskQueue, request, self.context(seconds, can_long_poll=can_long_poll)
             )
             return rr.PollActivityTaskQueueResponse.FromString(encoded(reply))
 
@@ -275,7 +278,9 @@ class Bench:
 
     async def ask(self, method: str, request: Message, *, can_long_poll: bool = True) -> Any:
         """A call whose answer is a message."""
-        return await self.matching.call(method, request, self.context(can_long_poll=can_long_poll))
+        return await self.matching.call(
+            MatchingService.rpcs[method], request, self.context(can_long_poll=can_long_poll)
+        )
 
 
 async def settle(rounds: int = 20) -> None:

@@ -15,6 +15,7 @@ from tests.matching.fakes import NAMESPACE, Bench, settle
 from tests.patience import PATIENCE_S
 from whistlestop.common.proto import worker_pb2 as worker_pb
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.common.versioning.deployments import ROW_NAME, ROW_TYPE
 from whistlestop.matching.config import MatchingConfig
 
@@ -79,7 +80,7 @@ async def test_a_worker_that_another_instance_saw_leave_polls_no_more() -> None:
     goodbye.worker_heartbeat.deployment_version.deployment_name = "shop"
     goodbye.worker_heartbeat.deployment_version.build_id = "1.0"
     other = bench.another()
-    await other.call("ShutdownWorker", goodbye, bench.context(can_long_poll=False))
+    await other.call(MatchingService.ShutdownWorker, goodbye, bench.context(can_long_poll=False))
     assert list((await bench.ask("DescribeTaskQueue", describe, can_long_poll=False)).pollers) == []
     await bench.matching.close()
     await other.close()

@@ -11,6 +11,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.matching.fakes import NAMESPACE, NORMAL, STICKY, Bench, code_of
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.common.versioning.build_ids import build_queue, set_queue
 from whistlestop.storage.deployments import Deployments
 
@@ -44,7 +45,9 @@ async def poll(bench: Bench, build_id: str, *, sticky: bool = False, can_long_po
     request = rr.PollWorkflowTaskQueueRequest(namespace="ns", task_queue=queue, identity="me")
     request.worker_version_capabilities.build_id = build_id
     request.worker_version_capabilities.use_versioning = True
-    return await bench.matching.call("PollWorkflowTaskQueue", request, bench.context(can_long_poll=can_long_poll))
+    return await bench.matching.call(
+        MatchingService.PollWorkflowTaskQueue, request, bench.context(can_long_poll=can_long_poll)
+    )
 
 
 def told(bench: Bench) -> tuple[str, str]:
@@ -146,9 +149,11 @@ async def test_nexus_polls_of_a_build_id_take_its_own_tasks(*, can_long_poll: bo
     request = rr.PollNexusTaskQueueRequest(namespace="ns", task_queue={"name": "q"}, identity="me")  # type: ignore[arg-type]
     request.worker_version_capabilities.build_id = "1.1"
     request.worker_version_capabilities.use_versioning = True
-    await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_long_poll=can_long_poll))
+    await bench.matching.call(MatchingService.PollNexusTaskQueue, request, bench.context(can_long_poll=can_long_poll))
     method, asked = bench.history.calls[-1]
     assert (method, asked.workflow_id) == ("RecordNexusTaskStarted", "default")
     request.worker_version_capabilities.build_id = "1"
     with pytest.raises(ServiceError, match="newer compatible build"):
-        await bench.matching.call("PollNexusTaskQueue", request, bench.context(can_long_poll=can_long_poll))
+        await bench.matching.call(
+            MatchingService.PollNexusTaskQueue, request, bench.context(can_long_poll=can_long_poll)
+        )

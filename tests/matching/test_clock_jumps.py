@@ -15,6 +15,7 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.common.proto import worker_pb2 as looks_pb
 from whistlestop.common.proto.deployment_pb2 import PushState
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.push import scaler as scaling
 from whistlestop.matching.task_queue.settings import Settings
@@ -140,7 +141,7 @@ async def test_a_probe_waits_as_long_as_without_a_jump(jump_s: float) -> None:
     bench = Bench()
     poll = rr.PollWorkflowTaskQueueRequest(task_queue={"name": "q"})  # type: ignore[arg-type]
     request = looks_pb.ProbeBacklogRequest(namespace="ns", workflow_polls=[poll])
-    looking = asyncio.ensure_future(bench.matching.call("ProbeBacklog", request, bench.context(30)))
+    looking = asyncio.ensure_future(bench.matching.call(MatchingService.ProbeBacklog, request, bench.context(30)))
     await settle()
     await bench.clock.advance(1)
     bench.clock.set_wall(jump_s)

@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from tests.matching.fakes import Bench, code_of, settle
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.config import MatchingConfig
 
 QUEUE = queue_pb.TaskQueue(name="q")
@@ -113,7 +114,7 @@ async def test_pollers_shut_down_in_another_process_disappear_soon() -> None:
     await settle()
     await bench.clock.advance(14)
     await bench.another().call(
-        "ShutdownWorker", rr.ShutdownWorkerRequest(task_queue="q", identity="me"), bench.context()
+        MatchingService.ShutdownWorker, rr.ShutdownWorkerRequest(task_queue="q", identity="me"), bench.context()
     )
     assert list((await bench.ask("DescribeTaskQueue", request())).pollers) == []
 

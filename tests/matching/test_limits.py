@@ -14,6 +14,7 @@ from tests.matching.fakes import Bench, code_of, settle
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.task_queue_pb2 import TaskQueueData
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.task_queue.rate_limit import RateLimiter
 from whistlestop.matching.task_queue.settings import data_of
@@ -147,7 +148,7 @@ async def test_processes_over_one_store_keep_one_limit_together() -> None:
 
     async def greedy() -> None:
         while True:
-            await other.call("PollActivityTaskQueue", request, bench.context())
+            await other.call(MatchingService.PollActivityTaskQueue, request, bench.context())
 
     second = asyncio.ensure_future(greedy())
     await first

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Rpc
 
 
 class StoreHistory:
@@ -31,7 +32,7 @@ class StoreHistory:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         message: Any = request
         name = message.execution.workflow_id
         rows = await self._bench.store.list_tasks(NAMESPACE, "q", 1, None, 1000)

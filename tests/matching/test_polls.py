@@ -13,6 +13,7 @@ from tests.matching.fakes import Bench, code_of, got, settle
 from whistlestop.common.clients import encoded
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.notify import RecheckNotifier, task_queue_topic
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.config import MatchingConfig
 
 
@@ -254,7 +255,7 @@ async def test_an_activity_poll_sends_an_activity_start() -> None:
 async def test_a_nexus_poll_waits_and_answers_empty() -> None:
     bench = Bench()
     request = rr.PollNexusTaskQueueRequest(task_queue=queue_pb.TaskQueue(name="q"), identity="me")
-    poll = asyncio.ensure_future(bench.matching.call("PollNexusTaskQueue", request, bench.context(3)))
+    poll = asyncio.ensure_future(bench.matching.call(MatchingService.PollNexusTaskQueue, request, bench.context(3)))
     await settle()
     await bench.clock.advance(2.1)
     assert encoded(poll.result()) == b""

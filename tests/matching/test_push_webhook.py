@@ -16,6 +16,7 @@ from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import not_found
 from whistlestop.common.ids import CountedIds
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import Version, versioned_queue
 from whistlestop.matching.push.provider import ProviderError, Work
 from whistlestop.matching.push.tasks import TaskPushes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply
+    from whistlestop.common.rpcs.rpc import Rpc
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 DETAILS = {"url": "https://example.org/hook", "secret": SECRET}
@@ -146,11 +148,11 @@ class History:
         self.done: dict[bytes, Any] = {}
         self.before: Callable[[], Any] | None = None
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         message: Any = request
         if self.before is not None:
             await self.before()
-        if method == "RecordActivityTaskStarted":
+        if rpc is HistoryService.RecordActivityTaskStarted:
             gone = [key for key, row in self._store.rows.items() if row.workflow_id == message.execution.workflow_id]
             if not gone:
                 raise not_found("no such task")
@@ -176,7 +178,7 @@ async def run(
     receiver: Receiver, *workflow_ids: str, at_once: int = 2, context: CallContext | None = None
 ) -> tuple[str, History]:
     store, history = waiting(*workflow_ids)
-    pushes = TaskPushes(store, history, FakeClock(), CountedIds(), hook(receiver))
+    pushes = TaskPushes(store, HistoryService(history), FakeClock(), CountedIds(), hook(receiver))
     error = await pushes.run(DETAILS | {"mode": "task", "task_queues": ["q"]}, work(context), at_once)
     return error, history
 
@@ -231,7 +233,7 @@ async def test_a_broken_receiver_gets_no_more_tasks_and_a_refusal_affects_one_ta
 async def test_a_task_that_another_took_meanwhile_is_not_sent() -> None:
     store, history = waiting("a", "b")
     receiver = Receiver(lambda _: (200, b""))
-    pushes = TaskPushes(store, history, FakeClock(), CountedIds(), hook(receiver))
+    pushes = TaskPushes(store, HistoryService(history), FakeClock(), CountedIds(), hook(receiver))
 
     async def lose_the_first(*_: Any) -> None:
         store.rows.pop(next(iter(store.rows)), None)

@@ -13,6 +13,7 @@ from tests.matching.fakes import Bench, code_of, got, settle
 from whistlestop.common.clients import encoded
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.matching.config import MatchingConfig
 
 
@@ -288,8 +289,9 @@ async def test_a_filter_that_does_not_parse_is_refused(query: str) -> None:
 
 
 async def test_an_unknown_method_is_unimplemented() -> None:
+    bench = Bench()
     with pytest.raises(ServiceError) as refusal:
-        await Bench().ask("Nonsense", internal.Empty())
+        await bench.matching.call(HistoryService.FireTimers, internal.FireTimersRequest(), bench.context())
     assert code_of(refusal.value) == "UNIMPLEMENTED"
     assert encoded(rr.ShutdownWorkerResponse()) == b""
 

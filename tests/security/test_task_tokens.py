@@ -16,6 +16,7 @@ import pytest_asyncio
 from tests.security.town import CALL_OPERATION, QUEUE, SCHEDULE_ACTIVITY, SPECS, Town, town
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.internal_pb2 import TaskToken
+from whistlestop.common.rpcs.history_service import HistoryService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -410,9 +411,11 @@ async def test_a_task_that_is_polled_again_after_a_lost_answer_has_the_same_toke
     )
     request.execution.workflow_id, request.execution.run_id = "w", run_id
     context = CallContext(namespace_id=place.ids["victim"], namespace="victim")
-    replies: list[Any] = [await place.history.call("RecordWorkflowTaskStarted", request, context) for _ in range(2)]
+    replies: list[Any] = [
+        await place.history.call(HistoryService.RecordWorkflowTaskStarted, request, context) for _ in range(2)
+    ]
     tokens = [rr.PollWorkflowTaskQueueResponse.FromString(reply.data).task_token for reply in replies]
     assert tokens[0] == tokens[1]
     request.request_id = "another"
     with pytest.raises(ServiceError, match="already started"):
-        await place.history.call("RecordWorkflowTaskStarted", request, context)
+        await place.history.call(HistoryService.RecordWorkflowTaskStarted, request, context)

@@ -15,6 +15,7 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.nexus_pb2 import DispatchNexusTaskRequest
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.frontend.auth.config import AuthConfig
 from whistlestop.frontend.auth.keys import ApiKey, hash_of, render
 from whistlestop.frontend.config import FrontendConfig
@@ -142,7 +143,7 @@ class Town:
         )
         request = DispatchNexusTaskRequest(task_queue="q")
         request.request.start_operation.service, request.request.start_operation.operation = "s", "o"
-        return asyncio.ensure_future(self.history.call("DispatchNexusTask", request, context))
+        return asyncio.ensure_future(self.history.call(HistoryService.DispatchNexusTask, request, context))
 
 
 SCHEDULE_ACTIVITY: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 import pytest
@@ -16,6 +16,8 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, SystemClock
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError, already_started
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.net.http.client import Http1Client
 from whistlestop.net.http.server import HttpServer
 from whistlestop.net.internal.http_client import HttpClient
@@ -26,11 +28,12 @@ from whistlestop.server.internal_endpoint import InternalApi, credential, intern
 from whistlestop.server.process import Server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from google.protobuf.message import Message
 
     from whistlestop.common.clients import Reply
+    from whistlestop.common.rpcs.rpc import Rpc
 
 CLOCK = SystemClock()
 SECRET = "known here"
@@ -41,6 +44,8 @@ POLL = rr.PollWorkflowTaskQueueRequest(namespace="n", identity="me")
 class Service:
     """Answers a start, holds a poll until it is cancelled."""
 
+    rpcs: ClassVar[Mapping[str, Rpc[Any, Any]]] = {**HistoryService.rpcs, **MatchingService.rpcs}
+
     def __init__(self) -> None:
         self.seen: list[tuple[Message, CallContext]] = []
         self.error: Exception | None = None
@@ -48,9 +53,9 @@ class Service:
         self.held = asyncio.Event()
         self.gone = asyncio.Event()
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         self.seen.append((request, context))
-        if method.startswith("Poll"):
+        if rpc.method.startswith("Poll"):
             self.polls += 1
             self.held.set()
             try:
@@ -102,9 +107,9 @@ def closed_port() -> str:
 
 
 async def refusal(client: HttpClient, request: Message = START, **context: Any) -> ServiceError:
-    method = type(request).__name__.removesuffix("Request")
+    rpc = Service.rpcs[type(request).__name__.removesuffix("Request")]
     with pytest.raises(ServiceError) as caught:
-        await client.call(method, request, CallContext(**context))
+        await client.call(rpc, request, CallContext(**context))
     return caught.value
 
 
@@ -112,7 +117,9 @@ async def test_a_call_arrives_with_what_belongs_to_it(site: Site) -> None:
     """The client's name, which decides about answers; the namespace; the deadline. Not its credentials."""
     headers = {"client-name": "temporal-python", "supported-features": "x", "authorization": "theirs"}
     deadline_ns = CLOCK.steady_ns() + 5 * SECOND_NS
-    reply = await site.client().call("StartWorkflowExecution", START, CallContext(deadline_ns, headers, "id", "n"))
+    reply = await site.client().call(
+        HistoryService.StartWorkflowExecution, START, CallContext(deadline_ns, headers, "id", "n")
+    )
     assert decoded(reply, rr.StartWorkflowExecutionResponse) == rr.StartWorkflowExecutionResponse(run_id="run")
     [(request, context)] = site.services[0].seen
     assert request == START
@@ -124,7 +131,7 @@ async def test_a_call_arrives_with_what_belongs_to_it(site: Site) -> None:
 
 async def test_a_server_does_not_make_a_function_wait(site: Site) -> None:
     """Its wait is billed, wherever it waits."""
-    await site.client().call("StartWorkflowExecution", START, CallContext(can_long_poll=False))
+    await site.client().call(HistoryService.StartWorkflowExecution, START, CallContext(can_long_poll=False))
     assert not site.services[0].seen[0][1].can_long_poll
 
 
@@ -212,7 +219,7 @@ async def test_an_envelope_that_is_too_large_is_refused(site: Site, monkeypatch:
 
 
 async def test_a_caller_that_goes_away_ends_its_call(site: Site) -> None:
-    calling = asyncio.create_task(site.client().call("PollWorkflowTaskQueue", POLL, CallContext()))
+    calling = asyncio.create_task(site.client().call(MatchingService.PollWorkflowTaskQueue, POLL, CallContext()))
     await site.services[0].held.wait()
     calling.cancel()
     await asyncio.wait_for(site.services[0].gone.wait(), PATIENCE_S)
@@ -244,7 +251,9 @@ async def test_a_process_that_refuses_connections_is_skipped(site: Site) -> None
     """For every workflow, whoever it belongs to."""
     client = site.client(closed_port(), site.urls[0])
     for n in range(8):
-        await client.call("StartWorkflowExecution", rr.StartWorkflowExecutionRequest(workflow_id=f"{n}"), CallContext())
+        await client.call(
+            HistoryService.StartWorkflowExecution, rr.StartWorkflowExecutionRequest(workflow_id=f"{n}"), CallContext()
+        )
     assert len(site.services[0].seen) == 8
 
 
@@ -272,7 +281,7 @@ async def test_a_workflow_has_the_same_process_in_whatever_order_they_are_listed
         request = rr.StartWorkflowExecutionRequest(workflow_id=f"w-{n}")
         before = [len(service.seen) for service in site.services]
         for client in clients:
-            await client.call("StartWorkflowExecution", request, CallContext(namespace_id="ns"))
+            await client.call(HistoryService.StartWorkflowExecution, request, CallContext(namespace_id="ns"))
         owners.append([len(service.seen) for service in site.services] != [before[0] + 2, before[1]])
         assert sorted(len(service.seen) - was for service, was in zip(site.services, before, strict=True)) == [0, 2]
     assert set(owners) == {False, True}
@@ -282,7 +291,7 @@ async def test_a_worker_shutdown_is_sent_to_all_processes(site: Site) -> None:
     """Its polls may wait at any of them. One that is gone holds none."""
     await site.open()
     client = site.client(*site.urls, closed_port())
-    await client.call("ShutdownWorker", rr.ShutdownWorkerRequest(), CallContext())
+    await client.call(MatchingService.ShutdownWorker, rr.ShutdownWorkerRequest(), CallContext())
     assert [len(service.seen) for service in site.services] == [1, 1]
 
 

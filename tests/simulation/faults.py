@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.simulation.backend import Backend, Process
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Rpc
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import Transition
 
@@ -181,21 +182,21 @@ class Link:
         self._role = role
         self.process: Process | None = None
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         backend, weather = self._backend, self._backend.weather
         own = self.process
         assert own is not None
         reply: Reply
-        if not weather.elsewhere or not weather.strike(weather.elsewhere, f"{method} goes elsewhere"):
-            reply = await getattr(own, self._role).call(method, request, context)
+        if not weather.elsewhere or not weather.strike(weather.elsewhere, f"{rpc.method} goes elsewhere"):
+            reply = await getattr(own, self._role).call(rpc, request, context)
             return reply
         living = [process for process in backend.processes if not process.dead]
         if not living:
             raise unavailable(f"{self._role} can't be reached. Try again.")
         target = backend.chance.choice(living)
         limit_s = context.remaining_s(own.clock, 120.0)
-        answer = backend.ask(target, getattr(target, self._role).call, method, request, _moved(context, own, target))
-        reply = await backend.over_the_wire(answer, method, limit_s + 2)
+        answer = backend.ask(target, getattr(target, self._role).call, rpc, request, _moved(context, own, target))
+        reply = await backend.over_the_wire(answer, rpc.method, limit_s + 2)
         return reply
 
 

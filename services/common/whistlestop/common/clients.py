@@ -1,23 +1,18 @@
-"""How the three functions call each other.
+"""Replies of RPCs, which may be serialised already.
 
-A service is a name and a set of methods; a method takes one protobuf message and returns one. A function knows
-another only as a `ServiceClient`: a direct call within one process (no serialising), or a Lambda invocation or an
-HTTP request with the same two messages in bytes.
-
-Methods are named by their RPC: a public one keeps Temporal's name and messages (`StartWorkflowExecution`), an
-internal one has messages of `whistlestop.common.proto.internal_pb2` (`RecordWorkflowTaskStarted`).
+How the three services call each other is described in `whistlestop.common.rpcs.rpc`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from whistlestop.common.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from whistlestop.common.context import CallContext
+    MessageT = TypeVar("MessageT", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +25,7 @@ class Encoded:
 Reply: TypeAlias = "Message | Encoded"
 
 
-class ServiceClient(Protocol):
-    """The interface through which one function calls another."""
-
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Call `method` and return its reply. Raises ServiceError, whatever the transport."""
-        ...
-
-
-def decoded(reply: Reply, kind: type[Message]) -> Message:
+def decoded(reply: MessageT | Encoded, kind: type[MessageT]) -> MessageT:
     """Return the reply as a message of `kind`, parsing it only if it is serialised. Raise DecodeError."""
     if isinstance(reply, Encoded):
         message = kind()

@@ -1,24 +1,25 @@
 """RPCs of our own that have another name than in release 0.1.0.
 
 Processes of both releases call each other during an upgrade. The receiver takes an old name for the new one and warns;
-the caller falls back to the old name where the receiver does not know the new one. The release after this one may drop
-both.
+the caller falls back to the old name where the receiver does not know the new one. In the `service` blocks the old
+names are deprecated RPCs. The release after this one may drop all of it.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from whistlestop.common.errors import Code, ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from google.protobuf.message import Message
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Rpc
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,19 @@ def current_name(method: str) -> str:
     return name
 
 
-async def call_renamed(client: ServiceClient, method: str, request: Message, context: CallContext) -> Reply:
-    """Call a method of OLD_NAMES by its present name, or by the old one where the receiver does not know that.
+async def call_by_name(
+    call: Callable[[str, Message, CallContext], Awaitable[Reply]],
+    rpc: Rpc[Any, Any],
+    request: Message,
+    context: CallContext,
+) -> Reply:
+    """Call another process by the RPC's name, or by its old name where the receiver does not know that.
 
     Raise ServiceError.
     """
     try:
-        return await client.call(method, request, context)
+        return await call(rpc.method, request, context)
     except ServiceError as error:
-        if error.code is not Code.UNIMPLEMENTED:
+        if error.code is not Code.UNIMPLEMENTED or not rpc.old_name:
             raise
-    return await client.call(OLD_NAMES[method], request, context)
+    return await call(rpc.old_name, request, context)

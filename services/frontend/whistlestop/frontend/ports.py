@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.lazy_dataclasses import dataclass
 
@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
+    from whistlestop.common.rpcs.history_service import HistoryService
+    from whistlestop.common.rpcs.matching_service import MatchingService
+    from whistlestop.common.rpcs.rpc import Rpc
     from whistlestop.common.timing.throttle import ThrottledWarnings
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.net.tasks.background import Background
@@ -28,8 +31,8 @@ class FrontendPorts:
     """What a handler is given beside its request. It stands below the handlers, which never see the service."""
 
     store: Store
-    history: ServiceClient
-    matching: ServiceClient
+    history: HistoryService
+    matching: MatchingService
     clock: Clock
     ids: Ids
     config: FrontendConfig
@@ -40,8 +43,8 @@ class FrontendPorts:
     """Logs warnings for the operator."""
     background: Background
     """Tasks that outlive the call that starts them; they are cancelled when the frontend closes."""
-    call_as_server: Callable[[str, Message, CallContext], Awaitable[Reply]]
-    """Serves a call of `package.Service/Method` by the server itself, without authorisation. Raises ServiceError.
+    call_as_server: Callable[[Rpc[Any, Any], Message, CallContext], Awaitable[Reply]]
+    """Serves a call by the server itself, without authorisation. Raises ServiceError.
 
     Never use it for a call from outside.
     """

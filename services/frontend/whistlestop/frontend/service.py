@@ -19,7 +19,9 @@ from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages.nesting import bound_of
 from whistlestop.common.messages.storable import nul_field
 from whistlestop.common.messages.times import refused_time
-from whistlestop.common.renamed_rpcs import OLD_NAMES, call_renamed, current_name
+from whistlestop.common.renamed_rpcs import current_name
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.common.timing.throttle import ThrottledWarnings
 from whistlestop.frontend.api import Rules, UnknownSearchAttribute, parts_of
 from whistlestop.frontend.api.switches import guards
@@ -40,9 +42,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
+    from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.frontend.api import Handler, Validator
     from whistlestop.frontend.api.switches import Guard
     from whistlestop.frontend.auth.access import AccessControl
@@ -78,8 +81,8 @@ class Frontend:
     def __init__(
         self,
         store: Store,
-        history: ServiceClient,
-        matching: ServiceClient,
+        history: Channel,
+        matching: Channel,
         clock: Clock,
         ids: Ids,
         config: FrontendConfig | None = None,
@@ -90,8 +93,8 @@ class Frontend:
         self._background = Background(log, "a background task of the frontend failed")
         self.ports = FrontendPorts(
             store,
-            history,
-            matching,
+            HistoryService(history),
+            MatchingService(matching),
             clock,
             ids,
             config or FrontendConfig(),
@@ -132,12 +135,12 @@ class Frontend:
         check_call(context.headers)
         return await self._perform(route, request, context)
 
-    async def call_as_server(self, full_rpc_name: str, request: Message, context: CallContext) -> Reply:
+    async def call_as_server(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         """Serve a call by the server itself, without authorisation. Raise ServiceError.
 
         Never use it for a call from outside.
         """
-        return await self._perform(self._route_of(full_rpc_name), request, context)
+        return await self._perform(self._route_of(rpc.full_name), request, context)
 
     async def admit(self, access: Access, namespace: str, headers: Mapping[str, str]) -> None:
         """Check the caller's access to a namespace, for requests that are not RPCs. Raises ServiceError."""
@@ -217,10 +220,7 @@ class Frontend:
         if spec.served is Served.UNIMPLEMENTED:
             return _refusal(spec)
         client = self.ports.history if spec.served is Served.HISTORY else self.ports.matching
-        method = spec.method
-        if method in OLD_NAMES:
-            return lambda request, context: call_renamed(client, method, request, context)
-        return lambda request, context: client.call(method, request, context)
+        return client.bind(client.rpcs[spec.method])
 
     async def _enter_namespace(self, route: _Route, request: Message, context: CallContext) -> CallContext:
         namespace = self._resolver.peek(route.spec, request) or await self._resolver.resolve(route.spec, request)

@@ -27,8 +27,8 @@ from whistlestop.storage.membership_heartbeat import MembershipHeartbeat
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
+    from whistlestop.common.rpcs.rpc import Channel, Server
     from whistlestop.functions.metrics import FunctionMetrics
     from whistlestop.functions.traces import Traces
     from whistlestop.storage.interface import Store
@@ -76,8 +76,8 @@ class Environment(Generic[SettingsT]):
         self.metrics = metrics
         self._traces = traces
 
-    def client(self, service: str, function: str, url: str) -> ServiceClient:
-        """Return a client of another function: by `function`, a name or ARN to invoke; if that is empty, by its URL."""
+    def client(self, service: str, function: str, url: str) -> Channel:
+        """Return a channel to another function: by `function`, its name or ARN; if that is empty, by its URL."""
         client = _client(function, url, self.clock)
         return client if self._traces is None else self._traces.client(client, service)
 
@@ -134,7 +134,7 @@ def is_call(event: Mapping[str, Any]) -> bool:
     return "method" in event or http_events.is_http(event)
 
 
-async def serve_event(service: ServiceClient, event: Event, clock: Clock, latest_ns: int | None = None) -> Event:
+async def serve_event(service: Server, event: Event, clock: Clock, latest_ns: int | None = None) -> Event:
     """Serve an event of a function that only other functions call, and return its reply.
 
     The event is an envelope, invoked directly or posted to a Function URL. `latest_ns` limits the caller's own
@@ -156,7 +156,7 @@ def latest_ns(context: Any, clock: Clock, margin_ms: int = 1_000) -> int | None:
     return None if left is None else clock.steady_ns() + max(left() - margin_ms, 0) * 1_000_000
 
 
-def _client(function: str, url: str, clock: Clock) -> ServiceClient:
+def _client(function: str, url: str, clock: Clock) -> Channel:
     if function:
         return LambdaClient(function, clock)
     from whistlestop.net.internal.http_client import HttpClient

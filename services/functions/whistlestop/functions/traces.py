@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.functions.settings import FunctionSettings
 
 _HEADER = b'{"format":"json","version":1}\n'
@@ -59,7 +60,7 @@ class Traces:
                 **({"fault": True} if fault else {}), **fields,
             })  # fmt: skip
 
-    def client(self, client: ServiceClient, name: str) -> ServiceClient:
+    def client(self, client: Channel, name: str) -> Channel:
         """Return a client that records a subsegment for each call of `client`."""
         return _Traced(client, name, self)
 
@@ -72,14 +73,14 @@ class Traces:
 
 
 class _Traced:
-    def __init__(self, client: ServiceClient, name: str, traces: Traces) -> None:
+    def __init__(self, client: Channel, name: str, traces: Traces) -> None:
         self._client = client
         self._name = name
         self._traces = traces
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        with self._traces.subsegment(self._name, namespace="remote", annotations={"method": method}):
-            return await self._client.call(method, request, context)
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        with self._traces.subsegment(self._name, namespace="remote", annotations={"method": rpc.method}):
+            return await self._client.call(rpc, request, context)
 
 
 def traces_of(clock: Clock, settings: FunctionSettings, environ: Mapping[str, str] = os.environ) -> Traces | None:

@@ -15,12 +15,14 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any, Self
 
+from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.functions.bootstrap import is_call, serve_event
 from whistlestop.history.engine.engine import Effects
 from whistlestop.history.service import History
@@ -114,8 +116,8 @@ class HistoryInstance:
         more, next_deadline_ns = True, 0
         while more and (latest_ns is None or self._clock.steady_ns() < latest_ns):
             context = CallContext(deadline_ns=latest_ns, can_long_poll=False)
-            reply = await history.call("FireTimers", internal_pb2.FireTimersRequest(limit=_PAGE), context)
-            assert isinstance(reply, internal_pb2.FireTimersResponse)
+            answer = await HistoryService(history).FireTimers(internal_pb2.FireTimersRequest(limit=_PAGE), context)
+            reply = decoded(answer, internal_pb2.FireTimersResponse)
             timers, transfers, more = timers + reply.timers, transfers + reply.transfers, reply.more
             next_deadline_ns = reply.next_due_ns
         self._earliest_wake_up.note(self._clock.now_ns() if more else next_deadline_ns)
@@ -174,7 +176,7 @@ class _Wait:
             self._fired_ns = now_ns
             context = CallContext(deadline_ns=deadline_ns, can_long_poll=False)
             try:
-                await self._history.call("FireTimers", internal_pb2.FireTimersRequest(), context)
+                await HistoryService(self._history).FireTimers(internal_pb2.FireTimersRequest(), context)
             except ServiceError as error:
                 _log.warning("expired timers and transfer tasks could not be processed: %r", error)
         return notified

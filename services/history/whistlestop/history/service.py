@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import data_loss, unimplemented
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.history.api import handler_of
 from whistlestop.history.core import completion as _completion  # noqa: F401 - loaded here, not by the first answer
 from whistlestop.history.core.limits import Limits
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
     from whistlestop.storage.visibility import AttributeType
@@ -42,10 +45,12 @@ if TYPE_CHECKING:
 class History:
     """Serve executions. `start` begins the background processors of a long-lived process; functions never call it."""
 
+    rpcs = HistoryService.rpcs
+
     def __init__(
         self,
         store: Store,
-        matching: ServiceClient,
+        matching: Channel,
         clock: Clock,
         ids: Ids,
         notifier: Notifier,
@@ -58,7 +63,7 @@ class History:
         namespaces: NamespaceCache | None = None,
     ) -> None:
         self.store = store
-        self.matching = matching
+        self.matching = MatchingService(matching)
         self.clock = clock
         self.wall = wall or clock
         """The machine's clock: `clock` is ahead of it where time is skipped, which must not affect waiting callers."""
@@ -85,18 +90,18 @@ class History:
             self.engine.misplaced_tasks = MisplacedTasks(self.engine.deployments, clock, self._reroute)
         self.closing = False
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Run `method`; see whistlestop.common.clients. Raise ServiceError."""
-        handler = handler_of(method)
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        """Serve an RPC of HistoryService and return its reply. Raise ServiceError."""
+        handler = handler_of(rpc.method)
         if handler is None:
-            raise unimplemented(f"unknown method {method} of the history service")
+            raise unimplemented(f"unknown method {rpc.method} of the history service")
         try:
             return await handler(self, request, context)
         except StorageError as error:
             raise service_error(error) from error
         except DecodeError as error:
             # Requests were parsed earlier, so this is about stored data.
-            raise data_loss(f"{method} found stored data that can't be read: {error}") from error
+            raise data_loss(f"{rpc.method} found stored data that can't be read: {error}") from error
 
     async def _fire_schedule(self, timer: TimerTask) -> None:
         from whistlestop.history.schedule import driver

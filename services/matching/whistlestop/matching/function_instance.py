@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from whistlestop.common.ids import RandomIds
 from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.proto.deployment_pb2 import PushWorkersResponse
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.functions.bootstrap import serve_event
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.service import Matching
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Rpc
     from whistlestop.functions.bootstrap import Environment, Invocation
     from whistlestop.functions.settings import MatchingSettings
 
@@ -35,6 +38,8 @@ _POLLS = {
 
 class MatchingInstance:
     """The objects with which an instance serves calls."""
+
+    rpcs = MatchingService.rpcs
 
     def __init__(self, environment: Environment[MatchingSettings]) -> None:
         settings, clock, store = environment.settings, environment.clock, environment.store
@@ -52,7 +57,7 @@ class MatchingInstance:
             RandomIds(),
             RecheckNotifier(clock),
             config,
-            timer_scan=StoredTimerScan(store, history, clock),
+            timer_scan=StoredTimerScan(store, HistoryService(history), clock),
             outbound=outbound,
         )
         self._environment = environment
@@ -69,9 +74,9 @@ class MatchingInstance:
             metrics.flush()
         return answer
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         """Call matching, and count the workers that it started. Raise ServiceError."""
-        reply = await self.matching.call(method, request, context)
+        reply = await self.matching.call(rpc, request, context)
         metrics = self._environment.metrics
         if metrics is not None and isinstance(reply, PushWorkersResponse):
             metrics.count("WorkersStarted", reply.started)

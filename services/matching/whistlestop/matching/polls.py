@@ -41,13 +41,14 @@ from whistlestop.storage.errors import StorageError
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from collections.abc import Awaitable
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.common.rpcs.history_service import HistoryService
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.row_deletes import RowDeletes
@@ -91,7 +92,7 @@ class Polls:
         self,
         *,
         store: TaskStore,
-        history: ServiceClient,
+        history: HistoryService,
         clock: Clock,
         ids: Ids,
         notifier: Notifier,
@@ -317,8 +318,7 @@ class Polls:
             self._deletes.add(task.key)
 
     async def _start(self, task: MatchingTask, poll: PollRequest, context: CallContext) -> Reply:
-        method, request = start_request(task, poll, self._ids)
-        return await self._history.call(method, request, context)
+        return await start_task(self._history, task, poll, self._ids, context)
 
     # In a function.
 
@@ -398,43 +398,66 @@ class Polls:
         return reply
 
 
-def start_request(task: MatchingTask, poll: PollRequest, ids: Ids) -> tuple[str, Message]:
-    """Return the method and request by which history starts `task` for `poll`."""
-    execution = common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id)
+def start_task(
+    history: HistoryService, task: MatchingTask, poll: PollRequest, ids: Ids, context: CallContext
+) -> Awaitable[Reply]:
+    """Ask history to start `task` for `poll`, and return what the poll is answered with.
+
+    Raise ServiceError: NOT_FOUND for a task that is stale.
+    """
     if isinstance(poll, rr.PollActivityTaskQueueRequest):
-        return "RecordActivityTaskStarted", internal.RecordActivityTaskStartedRequest(
+        return start_activity_task(history, task, poll, ids, context)
+    if isinstance(poll, rr.PollNexusTaskQueueRequest) and task.query_id:
+        return history.RecordNexusRequestStarted(
+            RecordNexusRequestStartedRequest(query_id=task.query_id, namespace_id=task.key.namespace_id),
+            context,
+        )
+    if isinstance(poll, rr.PollNexusTaskQueueRequest):
+        return history.RecordNexusTaskStarted(
+            RecordNexusTaskStartedRequest(
+                task=NexusTaskData.FromString(task.data),
+                workflow_id=task.workflow_id,
+                run_id=task.run_id,
+                scheduled_event_id=task.scheduled_event_id,
+                stamp=task.stamp,
+                poll=poll,
+                handler_namespace_id=task.key.namespace_id,
+            ),
+            context,
+        )
+    execution = common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id)
+    if task.query_id:
+        return history.RecordQueryTaskStarted(
+            internal.RecordQueryTaskStartedRequest(
+                execution=execution, query_id=task.query_id, poll=poll, task_queue=task.key.task_queue
+            ),
+            context,
+        )
+    return history.RecordWorkflowTaskStarted(
+        internal.RecordWorkflowTaskStartedRequest(
             execution=execution,
             scheduled_event_id=task.scheduled_event_id,
             stamp=task.stamp,
             request_id=ids.uuid(),
             poll=poll,
-        )
-    if isinstance(poll, rr.PollNexusTaskQueueRequest) and task.query_id:
-        return "RecordNexusRequestStarted", RecordNexusRequestStartedRequest(
-            query_id=task.query_id, namespace_id=task.key.namespace_id
-        )
-    if isinstance(poll, rr.PollNexusTaskQueueRequest):
-        return "RecordNexusTaskStarted", RecordNexusTaskStartedRequest(
-            task=NexusTaskData.FromString(task.data),
-            workflow_id=task.workflow_id,
-            run_id=task.run_id,
-            scheduled_event_id=task.scheduled_event_id,
-            stamp=task.stamp,
-            poll=poll,
-            handler_namespace_id=task.key.namespace_id,
-        )
-    if task.query_id:
-        return "RecordQueryTaskStarted", internal.RecordQueryTaskStartedRequest(
-            execution=execution, query_id=task.query_id, poll=poll, task_queue=task.key.task_queue
-        )
-    return "RecordWorkflowTaskStarted", internal.RecordWorkflowTaskStartedRequest(
-        execution=execution,
+            task_queue=task.key.task_queue,
+        ),
+        context,
+    )
+
+
+def start_activity_task(
+    history: HistoryService, task: MatchingTask, poll: rr.PollActivityTaskQueueRequest, ids: Ids, context: CallContext
+) -> Awaitable[rr.PollActivityTaskQueueResponse | Encoded]:
+    """Ask history to start an activity task. Raise ServiceError: NOT_FOUND for a task that is stale."""
+    request = internal.RecordActivityTaskStartedRequest(
+        execution=common_pb.WorkflowExecution(workflow_id=task.workflow_id, run_id=task.run_id),
         scheduled_event_id=task.scheduled_event_id,
         stamp=task.stamp,
         request_id=ids.uuid(),
         poll=poll,
-        task_queue=task.key.task_queue,
     )
+    return history.RecordActivityTaskStarted(request, context)
 
 
 def with_own_fields(reply: Reply, fields: bytes) -> Reply:

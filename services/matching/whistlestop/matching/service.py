@@ -17,6 +17,8 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, data_loss, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.backlog_probes import BacklogProbes
 from whistlestop.matching.config import MatchingConfig
 from whistlestop.matching.offers import tasks_of
@@ -42,11 +44,12 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from temporalio.api.worker.v1 import message_pb2 as worker_pb
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
     from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, PushWorkersRequest
+    from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.matching.polls import Counters
     from whistlestop.matching.push.provider import Provider
     from whistlestop.matching.push.pusher import Pusher
@@ -69,10 +72,12 @@ _RESET_PAGES = 100
 class Matching:
     """Serve task queues, polls and workers. Call it from one event loop."""
 
+    rpcs = MatchingService.rpcs
+
     def __init__(
         self,
         store: TaskStore,
-        history: ServiceClient,
+        history: Channel,
         clock: Clock,
         ids: Ids,
         notifier: Notifier,
@@ -84,7 +89,7 @@ class Matching:
     ) -> None:
         config = config or MatchingConfig()
         self._store = store
-        self._history = history
+        history_service = self._history = HistoryService(history)
         self._clock = clock
         self._config = self.config = config
         self._window_ns = int(config.sticky_window_s * SECOND_NS)
@@ -96,12 +101,12 @@ class Matching:
         self._workers = Workers(config)
         self._worker_rows = WorkerRows(store, config)
         self._descriptions = Descriptions(store, clock, config, self._queues, self._rows, self._settings)
-        versions = self._versions = Versions(store, history, clock, config, self._queues, self._rows)
+        versions = self._versions = Versions(store, history_service, clock, config, self._queues, self._rows)
         self.aside = SetAside(store, clock)  # type: ignore[arg-type]  # a store of tasks is all of a store
         """Tasks that could not be started."""
         self._polls = Polls(
             store=store,
-            history=history,
+            history=history_service,
             clock=clock,
             ids=ids,
             notifier=notifier,
@@ -164,18 +169,18 @@ class Matching:
         """The number of ready tasks in memory."""
         return sum(queue.backlog for queue in self._queues)
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Run a method and return its reply. Raise ServiceError."""
-        handler = self._methods.get(method)
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        """Serve an RPC of MatchingService and return its reply. Raise ServiceError."""
+        handler = self._methods.get(rpc.method)
         if handler is None:
-            raise unimplemented(f"matching has no method {method}")
+            raise unimplemented(f"matching has no method {rpc.method}")
         try:
             return await handler(request, context)
         except StorageError as error:
             raise service_error(error) from error
         except DecodeError as error:
             # Requests were parsed earlier, so this is about stored data.
-            raise data_loss(f"{method} found stored data that can't be read: {error}") from error
+            raise data_loss(f"{rpc.method} found stored data that can't be read: {error}") from error
 
     def offer(self, tasks: Sequence[MatchingTask]) -> None:
         """Pass on tasks that were just committed, so that waiting polls get them without reading the store."""
@@ -272,7 +277,7 @@ class Matching:
             stamp=task.stamp,
         )
         try:
-            await self._history.call("ResetStickyTask", request, context)
+            await self._history.ResetStickyTask(request, context)
         except ServiceError as error:
             log.debug("sticky task of %s/%s was not moved to a normal queue: %r", task.workflow_id, task.run_id, error)
 

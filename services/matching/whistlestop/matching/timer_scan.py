@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto import internal_pb2 as internal
-from whistlestop.common.renamed_rpcs import call_renamed
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.history_service import HistoryService
     from whistlestop.storage.interface import TimerStore
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class NoTimerScan:
 class StoredTimerScan:
     """Check the store, and call history when something is due."""
 
-    def __init__(self, store: TimerStore, history: ServiceClient, clock: Clock) -> None:
+    def __init__(self, store: TimerStore, history: HistoryService, clock: Clock) -> None:
         self._store = store
         self._history = history
         self._clock = clock
@@ -58,7 +57,7 @@ class StoredTimerScan:
         if not await self._store.has_expired_rows(now_ns, now_ns - _LEFT_BEHIND_NS if first else 0):
             return
         try:
-            await call_renamed(self._history, "FireTimers", internal.FireTimersRequest(), context)
+            await self._history.FireTimers(internal.FireTimersRequest(), context)
         except ServiceError as error:
             # The poll has its own work to do; another one will try again.
             log.warning("expired timers and transfer tasks could not be processed: %r", error)

@@ -27,9 +27,9 @@ from whistlestop.storage.deployments import MAX_BEHIND_S, Deployments
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
 
-    from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.history_service import HistoryService
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
     from whistlestop.matching.task_queue.queue import PollRequest, QueueKey
@@ -68,7 +68,7 @@ class Versions:
     def __init__(
         self,
         store: TaskStore,
-        history: ServiceClient,
+        history: HistoryService,
         clock: Clock,
         config: MatchingConfig,
         queues: Queues,
@@ -135,7 +135,7 @@ class Versions:
 
         async def refresh(draining: list[deployment_pb.WorkerDeploymentVersion]) -> None:
             try:
-                await self._history.call("RefreshDrainage", RefreshDrainageRequest(versions=draining), context)
+                await self._history.RefreshDrainage(RefreshDrainageRequest(versions=draining), context)
             except ServiceError as error:
                 log.debug("the draining versions of %s could not be checked: %r", version.deployment_name, error)
 
@@ -205,6 +205,6 @@ class Versions:
         """Let history reroute tasks that a change of routing may have left in a queue without pollers."""
         queue = RerouteTasksRequest.Queue(name=task_queue, task_type=task_type)
         try:
-            await self._history.call("RerouteTasks", RerouteTasksRequest(queues=[queue]), context)
+            await self._history.RerouteTasks(RerouteTasksRequest(queues=[queue]), context)
         except ServiceError as error:
             log.debug("tasks of queue %s could not be rerouted: %r", task_queue, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from whistlestop.common.clock import SystemClock
 from whistlestop.common.dynamic_config import allowed_addresses
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
+    from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.frontend.auth.config import AuthConfig
     from whistlestop.history.service import History
     from whistlestop.matching.service import Matching
@@ -51,12 +52,12 @@ T = TypeVar("T")
 class _Later:
     """A service that is constructed by its first call."""
 
-    def __init__(self, make: Callable[[], ServiceClient]) -> None:
+    def __init__(self, make: Callable[[], Channel]) -> None:
         self._make = make
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         self.call = self._make().call  # type: ignore[method-assign]  # later calls go straight there
-        return await self.call(method, request, context)
+        return await self.call(rpc, request, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class Engine:
     matching: Matching | None
     offers: RemoteOffers | None
     """Sends new tasks to matching in other processes."""
-    to_history: ServiceClient
-    to_matching: ServiceClient
+    to_history: Channel
+    to_matching: Channel
     outbound: Outbound
     """Sends requests to addresses that callers choose."""
 
@@ -186,7 +187,7 @@ def _engine(
         from whistlestop.server.offers import RemoteOffers
 
         offers = RemoteOffers(at_matching, clock)
-    to_matching: ServiceClient = at_matching or _made(matching)
+    to_matching: Channel = at_matching or _made(matching)
     if at_history is None:
         from whistlestop.history.core.limits import Limits
         from whistlestop.history.service import History

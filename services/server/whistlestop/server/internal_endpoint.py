@@ -25,8 +25,8 @@ from whistlestop.net.tasks import loops
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from whistlestop.common.clients import ServiceClient
     from whistlestop.common.clock import Clock
+    from whistlestop.common.rpcs.rpc import Server
     from whistlestop.net.http.asgi import App, Receive, Send
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def credential(secrets: Sequence[str]) -> dict[str, str]:
 class InternalApi:
     """The services of this process, for callers with one of the secrets; without secrets, for every caller."""
 
-    def __init__(self, services: Mapping[str, ServiceClient], clock: Clock, secrets: Sequence[str]) -> None:
+    def __init__(self, services: Mapping[str, Server], clock: Clock, secrets: Sequence[str]) -> None:
         self._by_path = {f"/{name}": service for name, service in services.items()}
         self._clock = clock
         self._browsers = BrowserRules(open=not secrets)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError
+from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.offers import request_of
 from whistlestop.net.internal.routing import queue_route
 
@@ -72,6 +73,6 @@ class RemoteOffers:
     async def _offer(self, route: str, tasks: Sequence[MatchingTask]) -> None:
         context = CallContext(deadline_ns=self._clock.steady_ns() + _DEADLINE_NS)
         try:
-            await self._matching.call_at(route, "OfferTasks", request_of(tasks), context)
+            await self._matching.call_at(route, MatchingService.OfferTasks, request_of(tasks), context)
         except ServiceError as error:
             log.debug("%d tasks were not offered: %s", len(tasks), error.message)

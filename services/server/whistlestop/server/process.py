@@ -237,6 +237,7 @@ class Server:
     async def _register(self, services: Services) -> None:
         from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_pb
 
+        from whistlestop.common.rpcs.operator_service import OperatorService
         from whistlestop.frontend.api.namespaces import ensure_namespace
 
         for namespace in dict.fromkeys(("temporal-system", *self.config.namespaces)):
@@ -248,9 +249,7 @@ class Server:
                 request = operator_pb.AddSearchAttributesRequest(namespace=namespace)
                 request.search_attributes[name] = kind  # type: ignore[assignment]  # a number of the enum
                 try:
-                    await services.frontend.call_as_server(
-                        "temporal.api.operatorservice.v1.OperatorService/AddSearchAttributes", request, CallContext()
-                    )
+                    await services.frontend.call_as_server(OperatorService.AddSearchAttributes, request, CallContext())
                 except ServiceError as error:
                     if error.code is not Code.ALREADY_EXISTS:
                         raise BadConfig(f"--search-attribute {name}: {error.message}") from error

@@ -226,7 +226,7 @@ async def start_batch_operation(
     start = _start_request(request, frontend.ids.uuid())
     job = await note_job(frontend, context, request.job_id)
     try:
-        await frontend.history.call("StartWorkflowExecution", start, context)
+        await frontend.history.StartWorkflowExecution(start, context)
     except ServiceError as error:
         if error.code is Code.ALREADY_EXISTS:
             await frontend.store.delete_message(job.message)
@@ -288,7 +288,7 @@ async def stop_batch_operation(
     terminate = service_pb.TerminateWorkflowExecutionRequest(
         namespace=request.namespace, workflow_execution=execution, reason=request.reason, identity=request.identity
     )
-    await frontend.history.call("TerminateWorkflowExecution", terminate, context)
+    await frontend.history.TerminateWorkflowExecution(terminate, context)
     return service_pb.StopBatchOperationResponse()
 
 
@@ -360,9 +360,8 @@ async def _described_run(
 ) -> service_pb.DescribeWorkflowExecutionResponse:
     request = service_pb.DescribeWorkflowExecutionRequest(namespace=context.namespace)
     request.execution.workflow_id = job_id
-    reply = await frontend.history.call("DescribeWorkflowExecution", request, context)
+    reply = await frontend.history.DescribeWorkflowExecution(request, context)
     described = decoded(reply, service_pb.DescribeWorkflowExecutionResponse)
-    assert isinstance(described, service_pb.DescribeWorkflowExecutionResponse)
     if described.workflow_execution_info.type.name != WORKFLOW_TYPE:
         # A user's workflow with that id is not a batch job, and must not be stopped as one.
         raise not_found(f"no batch operation with job id {job_id}")

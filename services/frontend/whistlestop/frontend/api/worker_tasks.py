@@ -14,15 +14,19 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument
 from whistlestop.common.messages.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.common.messages.times import duration_problem
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.versioning.worker_version import check_worker_version
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from google.protobuf.message import Message
     from temporalio.api.failure.v1.message_pb2 import Failure
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Rpc
     from whistlestop.frontend.api.rules import Handler, Rules, Validator
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.ports import FrontendPorts
@@ -146,21 +150,21 @@ def _check_retry_delays(failure: Failure) -> None:
 async def activity_completed(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskCompleted, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.result):
-        return await frontend.history.call(_method(request), request, context)
+        return await _forward(frontend, request, context)
     return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
 
 
 async def activity_canceled(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskCanceled, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
-        return await frontend.history.call(_method(request), request, context)
+        return await _forward(frontend, request, context)
     return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
 
 
 async def activity_heartbeat(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RecordActivityTaskHeartbeat, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
-        return await frontend.history.call(_method(request), request, context)
+        return await _forward(frontend, request, context)
     response: Any = await _fail_instead(frontend, request, context, _HEARTBEAT_TOO_LARGE)
     response.cancel_requested = True
     return _as_message(response)
@@ -172,31 +176,30 @@ async def activity_failed(frontend: FrontendPorts, request: Any, context: CallCo
     Raise ServiceError.
     """
     if _fits(frontend, context, request.failure) and _fits(frontend, context, request.last_heartbeat_details):
-        return await frontend.history.call(_method(request), request, context)
-    method = _method(request)
-    response: Any = getattr(service_pb, f"{method}Response")()
+        return await _forward(frontend, request, context)
+    response = _rpc_of(request).response_type()
     if not _fits(frontend, context, request.last_heartbeat_details):
         response.failures.append(server_failure(_HEARTBEAT_TOO_LARGE, non_retryable=True))
         request.ClearField("last_heartbeat_details")
     if not _fits(frontend, context, request.failure):
         request.failure.CopyFrom(_cut(request.failure, frontend.config.of(context.namespace)))
         response.failures.append(request.failure)
-    await frontend.history.call(method, request, context)
+    await _forward(frontend, request, context)
     return _as_message(response)
 
 
 async def _fail_instead(frontend: FrontendPorts, request: Any, context: CallContext, reason: str) -> Message:
     """Fail the activity with `reason`; return an empty response to the original request."""
-    method = _method(request)
-    by_id = method.endswith("ById")
+    rpc = _rpc_of(request)
+    by_id = rpc.method.endswith("ById")
     kind = service_pb.RespondActivityTaskFailedByIdRequest if by_id else service_pb.RespondActivityTaskFailedRequest
     failed: Any = kind()
     names = ("namespace", "workflow_id", "run_id", "activity_id") if by_id else ("namespace", "task_token")
     for name in (*names, "identity"):
         setattr(failed, name, getattr(request, name))
     failed.failure.CopyFrom(server_failure(reason, non_retryable=True))
-    await frontend.history.call(_method(failed), failed, context)
-    return _as_message(getattr(service_pb, f"{method}Response")())
+    await _forward(frontend, failed, context)
+    return _as_message(rpc.response_type())
 
 
 def _as_message(message: Any) -> Message:
@@ -204,8 +207,13 @@ def _as_message(message: Any) -> Message:
     return result
 
 
-def _method(request: Message) -> str:
-    return str(request.DESCRIPTOR.name).removesuffix("Request")
+def _rpc_of(request: Message) -> Rpc[Any, Any]:
+    return HistoryService.rpcs[str(request.DESCRIPTOR.name).removesuffix("Request")]
+
+
+def _forward(frontend: FrontendPorts, request: Message, context: CallContext) -> Awaitable[Reply]:
+    """Call the RPC of the request in history."""
+    return frontend.history.bind(_rpc_of(request))(request, context)
 
 
 def _fits(frontend: FrontendPorts, context: CallContext, part: Message) -> bool:

@@ -22,12 +22,13 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.common.clients import decoded
+from whistlestop.common.clients import Reply, decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages.nesting import load_json
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api.switches import ON_ACTIVITIES
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 from whistlestop.frontend.batch.job_workflow import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
@@ -37,7 +38,8 @@ from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import QueueMessage
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from collections.abc import Awaitable
+
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.frontend.ports import FrontendPorts
@@ -256,10 +258,6 @@ class BatchWorker:
     def _until(self, seconds: float) -> CallContext:
         return replace(self._context, deadline_ns=self._frontend.clock.steady_ns() + round(seconds * SECOND_NS))
 
-    async def _history(self, method: str, request: Message) -> Message:
-        reply = await self._frontend.history.call(method, request, self._until(_CALL_S))
-        return decoded(reply, getattr(service_pb, f"{method}Response"))
-
     async def is_open(self, job: Job) -> bool:
         """Return whether there is work left.
 
@@ -268,7 +266,7 @@ class BatchWorker:
         request = service_pb.DescribeWorkflowExecutionRequest(namespace=self._context.namespace)
         request.execution.workflow_id = job.job_id
         try:
-            described: Any = await self._history("DescribeWorkflowExecution", request)
+            reply = await self._frontend.history.DescribeWorkflowExecution(request, self._until(_CALL_S))
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
@@ -276,7 +274,7 @@ class BatchWorker:
                 return False
             await self._frontend.clock.sleep(1)
             return True
-        info = described.workflow_execution_info
+        info = decoded(reply, service_pb.DescribeWorkflowExecutionResponse).workflow_execution_info
         return bool(info.type.name == WORKFLOW_TYPE and info.status == wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING)
 
     def _age_ns(self, job: Job) -> int:
@@ -288,18 +286,15 @@ class BatchWorker:
         """Poll for a workflow task and complete it. Return whether it made the workflow go on or end."""
         poll = service_pb.PollWorkflowTaskQueueRequest(namespace=self._context.namespace, identity=_IDENTITY)
         poll.task_queue.name = TASK_QUEUE
-        reply = await self._frontend.matching.call("PollWorkflowTaskQueue", poll, self._until(_POLL_S))
+        reply = await self._frontend.matching.PollWorkflowTaskQueue(poll, self._until(_POLL_S))
         task = decoded(reply, service_pb.PollWorkflowTaskQueueResponse)
-        assert isinstance(task, service_pb.PollWorkflowTaskQueueResponse)
         if not task.task_token:
             return False
         commands = _decide(task.history.events)
-        await self._history(
-            "RespondWorkflowTaskCompleted",
-            service_pb.RespondWorkflowTaskCompletedRequest(
-                namespace=self._context.namespace, task_token=task.task_token, identity=_IDENTITY, commands=commands
-            ),
+        completed = service_pb.RespondWorkflowTaskCompletedRequest(
+            namespace=self._context.namespace, task_token=task.task_token, identity=_IDENTITY, commands=commands
         )
+        await self._frontend.history.RespondWorkflowTaskCompleted(completed, self._until(_CALL_S))
         return len(commands) != 1
 
     async def work_on_activity_task(self, ends_ns: int | None = None) -> bool:
@@ -309,9 +304,8 @@ class BatchWorker:
         """
         poll = service_pb.PollActivityTaskQueueRequest(namespace=self._context.namespace, identity=_IDENTITY)
         poll.task_queue.name = TASK_QUEUE
-        reply = await self._frontend.matching.call("PollActivityTaskQueue", poll, self._until(_POLL_S))
+        reply = await self._frontend.matching.PollActivityTaskQueue(poll, self._until(_POLL_S))
         task = decoded(reply, service_pb.PollActivityTaskQueueResponse)
-        assert isinstance(task, service_pb.PollActivityTaskQueueResponse)
         if not task.task_token:
             return False
         try:
@@ -405,12 +399,10 @@ class Attempt:
         except ServiceError as error:
             await self._fail(error.message, retry=error.code is not Code.INVALID_ARGUMENT)
             return
-        await self._call(
-            "RespondActivityTaskCompleted",
-            service_pb.RespondActivityTaskCompletedRequest(
-                task_token=self._token, identity=_IDENTITY, result=progress.payloads()
-            ),
+        completed = service_pb.RespondActivityTaskCompletedRequest(
+            namespace=self._context.namespace, task_token=self._token, identity=_IDENTITY, result=progress.payloads()
         )
+        await _unless_not_found(self._frontend.history.RespondActivityTaskCompleted(completed, self._context))
 
     # ---- selecting executions
 
@@ -418,15 +410,17 @@ class Attempt:
         if not self._query:
             return len(self._job.executions) + len(self._job.target_executions)
         if self._on_activities:
-            return int((await self._operations.call("CountActivityExecutions", query=self._query)).count)
+            counted = service_pb.CountActivityExecutionsRequest(namespace=self._context.namespace, query=self._query)
+            return (await self._operations.call(WorkflowService.CountActivityExecutions, counted)).count
         request = service_pb.CountWorkflowExecutionsRequest(query=self._query)
         return (await count_workflow_executions(self._frontend, request, self._context)).count
 
     async def _page(self, after: bytes) -> tuple[list[common_pb.WorkflowExecution], bytes]:
         if self._query and self._on_activities:
-            found = await self._operations.call(
-                "ListActivityExecutions", query=self._query, page_size=PAGE, next_page_token=after
+            listing = service_pb.ListActivityExecutionsRequest(
+                namespace=self._context.namespace, query=self._query, page_size=PAGE, next_page_token=after
             )
+            found = await self._operations.call(WorkflowService.ListActivityExecutions, listing)
             listed = [
                 common_pb.WorkflowExecution(workflow_id=each.activity_id, run_id=each.run_id)
                 for each in found.executions
@@ -477,30 +471,31 @@ class Attempt:
             await self._heartbeat(progress)
 
     async def _heartbeat(self, progress: Progress) -> None:
-        await self._call(
-            "RecordActivityTaskHeartbeat",
-            service_pb.RecordActivityTaskHeartbeatRequest(
-                task_token=self._token, identity=_IDENTITY, details=progress.payloads()
-            ),
+        beat = service_pb.RecordActivityTaskHeartbeatRequest(
+            namespace=self._context.namespace, task_token=self._token, identity=_IDENTITY, details=progress.payloads()
         )
+        await _unless_not_found(self._frontend.history.RecordActivityTaskHeartbeat(beat, self._context))
 
     async def _fail(self, message: str, *, retry: bool) -> None:
-        request = service_pb.RespondActivityTaskFailedRequest(task_token=self._token, identity=_IDENTITY)
+        request = service_pb.RespondActivityTaskFailedRequest(
+            namespace=self._context.namespace, task_token=self._token, identity=_IDENTITY
+        )
         request.failure.message = message
         request.failure.source = _IDENTITY
         request.failure.application_failure_info.non_retryable = not retry
         if retry:
             request.failure.application_failure_info.next_retry_delay.seconds = 1
-        await self._call("RespondActivityTaskFailed", request)
+        await _unless_not_found(self._frontend.history.RespondActivityTaskFailed(request, self._context))
 
-    async def _call(self, method: str, request: Any) -> None:
-        request.namespace = self._context.namespace
-        try:
-            await self._frontend.history.call(method, request, self._context)
-        except ServiceError as error:
-            if error.code is Code.NOT_FOUND:
-                raise _Disappeared from None
-            raise
+
+async def _unless_not_found(call: Awaitable[Reply]) -> None:
+    """Wait for a call about the activity. Raise _Disappeared when there is no such activity any more."""
+    try:
+        await call
+    except ServiceError as error:
+        if error.code is Code.NOT_FOUND:
+            raise _Disappeared from None
+        raise
 
 
 async def _all(work: list[Any]) -> list[bool]:

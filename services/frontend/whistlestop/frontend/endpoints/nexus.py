@@ -123,7 +123,7 @@ async def _complete(frontend: Frontend, request: HttpRequest, namespace: str, co
     except ServiceError as error:
         raise nexus_answers.of_service_error(error, exposed=True) from None
     try:
-        await frontend.ports.history.call("CompleteNexusOperation", completion, context)
+        await frontend.ports.history.CompleteNexusOperation(completion, context)
     except ServiceError as error:
         exposed = error.code in (Code.NOT_FOUND, Code.INVALID_ARGUMENT)
         raise nexus_answers.of_service_error(error, exposed=exposed) from None

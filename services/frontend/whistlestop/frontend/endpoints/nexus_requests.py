@@ -114,10 +114,10 @@ async def serve(
     )
     dispatch = DispatchNexusTaskRequest(task_queue=target.task_queue, request=wanted)
     try:
-        reply = await frontend.ports.history.call("DispatchNexusTask", dispatch, call)
+        reply = await frontend.ports.history.DispatchNexusTask(dispatch, call)
     except ServiceError as error:
         raise nexus_answers.of_service_error(error) from None
-    outcome: Any = decoded(reply, DispatchNexusTaskResponse)
+    outcome = decoded(reply, DispatchNexusTaskResponse)
     if cancels and outcome.WhichOneof("outcome") == "response":
         return HttpAnswer(202, b"")
     return _answer(outcome, failure_support=_supports_failures(request))

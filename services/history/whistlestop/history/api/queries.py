@@ -32,6 +32,7 @@ from whistlestop.common.errors import (
 from whistlestop.common.notify import execution_topic, query_topic
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageRequest
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning import drainage
 from whistlestop.common.versioning.deployments import find_version_info, versioned_queue
 from whistlestop.history import tokens
@@ -255,7 +256,7 @@ async def _check_workers(service: History, entry: Entry) -> None:
     if info is None or not drainage.has_ended_service(info):
         return
     context = CallContext(namespace_id=namespace_id, namespace=state.namespace)
-    await service.call("RefreshDrainage", RefreshDrainageRequest(versions=[version]), context)
+    await HistoryService(service).RefreshDrainage(RefreshDrainageRequest(versions=[version]), context)
     info = find_version_info(await deployments.read(namespace_id), version)
     # A version with a compute configuration has workers started for the query.
     if info is None or not drainage.is_drained(info) or info.compute_config.scaling_groups:
@@ -271,9 +272,8 @@ async def _has_poller(
         task_queue=task_queue, task_type=workflow_task.TASK_TYPE_WORKFLOW, within_s=within_s, in_history=in_history
     )
     context = CallContext(namespace_id=entry.state.namespace_id, namespace=entry.state.namespace)
-    reply = await service.matching.call("HasPoller", request, context)
-    answer = decoded(reply, internal_pb2.HasPollerResponse)
-    return bool(answer.has_poller)  # type: ignore[attr-defined]
+    reply = await service.matching.HasPoller(request, context)
+    return decoded(reply, internal_pb2.HasPollerResponse).has_poller
 
 
 async def _dispatch(

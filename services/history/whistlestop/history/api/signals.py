@@ -97,7 +97,7 @@ class _ClosedError(Exception):
 
 async def signal_with_start_workflow_execution(
     service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.SignalWithStartWorkflowExecutionResponse:
     """Signal the open run, or start one whose second event is the signal; return the id of the run.
 
     Raise ALREADY_EXISTS when the id policies forbid the start, or UNAVAILABLE after too many conflicts.

@@ -15,7 +15,6 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history.api import METHODS
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import system as system_nexus
 
@@ -47,16 +46,18 @@ async def _call(
     event.namespace, event.workflow_id, event.run_id = state.namespace, state.workflow_id, state.run_id
     event.event_ref.event_id = scheduled.event_id
     event.event_ref.event_type = scheduled.event_type
+    # Imported where it is needed: few processes serve such an operation.
+    from whistlestop.history.api.signals import signal_with_start_workflow_execution
+
     try:
         request = system_nexus.parse(attributes, state.namespace)
         request.request_id = operation.request_id
         request.links.append(link)
         context = CallContext(namespace_id=state.namespace_id, namespace=state.namespace)
-        reply = await METHODS["SignalWithStartWorkflowExecution"](service, request, context)
+        reply = await signal_with_start_workflow_execution(service, request, context)
     except ServiceError as error:
         return error
     answer = decoded(reply, service_pb.SignalWithStartWorkflowExecutionResponse)
-    assert isinstance(answer, service_pb.SignalWithStartWorkflowExecutionResponse)
     answer.ClearField("first_execution_run_id")
     return answer
 

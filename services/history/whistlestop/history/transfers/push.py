@@ -12,7 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 
@@ -21,6 +21,7 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import PushWorkersRequest, PushWorkersResponse
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse, ResetStickyTaskRequest
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import (
     Version,
     is_versioned,
@@ -156,10 +157,10 @@ class Pushes:
         service = self._service
         context = CallContext(namespace_id=task.key.namespace_id)
         asked = HasPollerRequest(task_queue=task.key.workflow_id.removeprefix(_STICKY_PREFIX))
-        answer: Any = decoded(await service.matching.call("HasPoller", asked, context), HasPollerResponse)
+        answer = decoded(await service.matching.HasPoller(asked, context), HasPollerResponse)
         if not answer.has_poller:
             try:
-                await service.call("ResetStickyTask", ResetStickyTaskRequest.FromString(task.data), context)
+                await HistoryService(service).ResetStickyTask(ResetStickyTaskRequest.FromString(task.data), context)
             except ServiceError as error:
                 if error.code is not Code.NOT_FOUND:
                     raise
@@ -186,8 +187,7 @@ class Pushes:
             deadline_ns=service.transfers.stop_ns, namespace_id=key.namespace_id, namespace=namespace.name
         )
         request = PushWorkersRequest(version=_version_of(key), again=again)
-        reply: Any = decoded(await service.matching.call("PushWorkers", request, context), PushWorkersResponse)
-        return int(reply.again_ns)
+        return decoded(await service.matching.PushWorkers(request, context), PushWorkersResponse).again_ns
 
     async def _arm(self, key: ExecutionKey, at_ns: int) -> None:
         engine = self._service.engine

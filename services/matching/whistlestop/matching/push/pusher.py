@@ -45,11 +45,12 @@ if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.common.rpcs.history_service import HistoryService
     from whistlestop.common.versioning.deployments import Version
     from whistlestop.matching.config import MatchingConfig
     from whistlestop.matching.pollers import PollerRows
@@ -77,7 +78,7 @@ class Pusher:
         self,
         *,
         store: TaskStore,
-        history: ServiceClient,
+        history: HistoryService,
         clock: Clock,
         ids: Ids,
         config: MatchingConfig,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
@@ -18,18 +18,20 @@ from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.clients import decoded
+from whistlestop.common.clients import Reply, decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.versioning.deployments import versioned_queue
-from whistlestop.matching.polls import start_request
+from whistlestop.matching.polls import start_activity_task
 from whistlestop.matching.push.provider import ProviderError
 from whistlestop.matching.push.webhook import timeout_ms_of
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import ServiceClient
+    from collections.abc import Awaitable
+
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
+    from whistlestop.common.rpcs.history_service import HistoryService
     from whistlestop.matching.push.provider import Details, Work
     from whistlestop.matching.push.webhook import Webhook
     from whistlestop.net.outbound import Answer
@@ -49,7 +51,7 @@ _PAGE = 100
 class TaskPushes:
     """Send activity tasks to webhooks."""
 
-    def __init__(self, store: TaskStore, history: ServiceClient, clock: Clock, ids: Ids, webhook: Webhook) -> None:
+    def __init__(self, store: TaskStore, history: HistoryService, clock: Clock, ids: Ids, webhook: Webhook) -> None:
         self._store = store
         self._history = history
         self._clock = clock
@@ -104,15 +106,14 @@ class TaskPushes:
         poll.deployment_options.build_id = work.version.build_id
         poll.deployment_options.worker_versioning_mode = deployment_enums.WORKER_VERSIONING_MODE_VERSIONED
         try:
-            method, request = start_request(task, poll, self._ids)
-            reply = await self._history.call(method, request, work.context)
+            reply = await start_activity_task(self._history, task, poll, self._ids, work.context)
         except ServiceError as error:
             if error.code is Code.NOT_FOUND:
                 await self._store.delete_tasks([task.key])
             else:
                 log.debug("a task of workflow %s/%s could not be started: %r", task.workflow_id, task.run_id, error)
             return ""
-        started: Any = decoded(reply, rr.PollActivityTaskQueueResponse)
+        started = decoded(reply, rr.PollActivityTaskQueueResponse)
         data = self._webhook.described(work) | {"task": json_format.MessageToDict(started)}
         try:
             answer = await self._webhook.send(details, "activity.task", data)
@@ -140,18 +141,18 @@ class TaskPushes:
             await self._fail(work, token, _failure(f"the webhook's answer is not understood: {error}"))
             return ""
         done.namespace, done.identity, done.task_token = work.context.namespace, IDENTITY, token
-        await self._respond("RespondActivityTaskCompleted", done, work)
+        await self._respond(self._history.RespondActivityTaskCompleted(done, work.context))
         return ""
 
     async def _fail(self, work: Work, token: bytes, failure: failure_pb.Failure) -> None:
         request = rr.RespondActivityTaskFailedRequest(
             namespace=work.context.namespace, identity=IDENTITY, task_token=token, failure=failure
         )
-        await self._respond("RespondActivityTaskFailed", request, work)
+        await self._respond(self._history.RespondActivityTaskFailed(request, work.context))
 
-    async def _respond(self, method: str, request: Any, work: Work) -> None:
+    async def _respond(self, call: Awaitable[Reply]) -> None:
         try:
-            await self._history.call(method, request, work.context)
+            await call
         except ServiceError as error:
             # The task is gone, or is retried when it times out, as with a worker whose answer was lost.
             log.warning("the answer of a webhook could not be recorded: %r", error)

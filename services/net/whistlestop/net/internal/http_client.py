@@ -13,11 +13,12 @@ import asyncio
 import json
 import logging
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import deadline_exceeded, unavailable
+from whistlestop.common.renamed_rpcs import call_by_name
 from whistlestop.net.http.client import Http1Client, NotConnected, Unreachable
 from whistlestop.net.internal.routing import routing_key
 from whistlestop.net.internal.transports import answer_of, unwrap_answer, wrap
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
+    from whistlestop.common.rpcs.rpc import Rpc
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ _OF_EVERY_PROCESS = frozenset({"ShutdownWorker"})
 
 
 class HttpClient:
-    """A ServiceClient over HTTP with keep-alive. `name` is used in error messages.
+    """A channel over HTTP with keep-alive. `name` is used in error messages.
 
     `resend`: if a kept connection turns out to be closed, send the request again. That suits functions, whose
     connections freeze with them.
@@ -64,8 +66,11 @@ class HttpClient:
         self._origins = [_Origin(url, resend=resend) for url in ([urls] if isinstance(urls, str) else urls)]
         self._turn = 0
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Call `method` over HTTP and return its reply. Raise ServiceError."""
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        """Call the RPC over HTTP and return its reply. Raise ServiceError."""
+        return await call_by_name(self._call, rpc, request, context)
+
+    async def _call(self, method: str, request: Message, context: CallContext) -> Reply:
         if len(self._origins) == 1:
             return await self._post(self._origins, method, request, context)
         if method in _OF_EVERY_PROCESS:
@@ -77,11 +82,11 @@ class HttpClient:
             assert isinstance(replies[0], BaseException)
             raise replies[0]
         key = routing_key(request)
-        return await self.call_at(f"{context.namespace_id}/{key}" if key else "", method, request, context)
+        return await self._post(self._order(f"{context.namespace_id}/{key}" if key else ""), method, request, context)
 
-    async def call_at(self, key: str, method: str, request: Message, context: CallContext) -> Reply:
+    async def call_at(self, key: str, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         """Call the process that `key` belongs to; with an empty key, the processes take turns. Raise ServiceError."""
-        return await self._post(self._order(key), method, request, context)
+        return await self._post(self._order(key), rpc.method, request, context)
 
     def close(self) -> None:
         """Close the idle connections."""

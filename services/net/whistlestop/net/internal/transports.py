@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
-from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clients import Encoded, encoded
 from whistlestop.common.clock import MILLISECOND_NS
@@ -30,15 +29,15 @@ from whistlestop.common.errors import (
     unimplemented,
 )
 from whistlestop.common.messages.times import refused_time
-from whistlestop.common.proto import deployment_pb2, internal_pb2, nexus_pb2, worker_pb2
-from whistlestop.common.renamed_rpcs import current_name
+from whistlestop.common.renamed_rpcs import call_by_name, current_name
 from whistlestop.net.rpc_status import packed, unpacked
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from whistlestop.common.clients import Reply, ServiceClient
+    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
+    from whistlestop.common.rpcs.rpc import Rpc, Server
 
 log = logging.getLogger(__name__)
 
@@ -48,27 +47,22 @@ _FORWARDED = (
 )  # fmt: skip
 
 
-class LocalClient:
-    """A client of a service in this process: calls it directly."""
-
-    def __init__(self, service: ServiceClient) -> None:
-        self._service = service
-
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Call `method` in this process and return its reply. Raise ServiceError."""
-        return await self._service.call(method, request, context)
-
-
 class LambdaClient:
-    """A client of a Lambda function, invoked synchronously. `client` has the interface of boto3's Lambda client."""
+    """A channel to a Lambda function, invoked synchronously.
+
+    `client` has the interface of boto3's Lambda client.
+    """
 
     def __init__(self, function_name: str, clock: Clock, client: Any = None) -> None:
         self._function_name = function_name
         self._clock = clock
         self._client = client
 
-    async def call(self, method: str, request: Message, context: CallContext) -> Reply:
-        """Call `method` by invoking the function, and return its reply. Raise ServiceError."""
+    async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
+        """Call the RPC by invoking the function, and return its reply. Raise ServiceError."""
+        return await call_by_name(self._call, rpc, request, context)
+
+    async def _call(self, method: str, request: Message, context: CallContext) -> Reply:
         envelope = wrap(method, request, context, self._clock)
         answer = await asyncio.to_thread(self._invoke, json.dumps(envelope).encode())
         return unwrap_answer(answer)
@@ -119,23 +113,23 @@ def unwrap_answer(answer: Envelope) -> Encoded:
 
 
 async def invoke_envelope(
-    service: ServiceClient, event: Envelope, clock: Clock, *, can_long_poll: bool = False, latest_ns: int | None = None
+    service: Server, event: Envelope, clock: Clock, *, can_long_poll: bool = False, latest_ns: int | None = None
 ) -> Envelope:
-    """Serve an envelope: call its method on `service` and return the answer.
+    """Serve an envelope: call its RPC on `service` and return the answer.
 
     ServiceErrors are returned in the answer; anything raised is a bug. `latest_ns` limits the caller's deadline,
     where the platform ends the process.
     """
     try:
-        method, request, context = _unwrap(event, clock, can_long_poll=can_long_poll, latest_ns=latest_ns)
-        reply = await service.call(method, request, context)
+        rpc, request, context = _unwrap(service, event, clock, can_long_poll=can_long_poll, latest_ns=latest_ns)
+        reply = await service.call(rpc, request, context)
     except ServiceError as error:
         return error_answer(error)
     except ValueError as error:
         refused = refused_time(request)
         if refused is None:
             raise
-        log.debug("%s: %s", method, error)
+        log.debug("%s: %s", rpc.method, error)
         return error_answer(refused)
     return {"response": _base64(encoded(reply))}
 
@@ -152,23 +146,15 @@ def error_answer(error: ServiceError) -> Envelope:
     }
 
 
-def request_type(method: str) -> type[Message]:
-    """Return the request message type of a method, public or internal. Raises UNIMPLEMENTED for an unknown method."""
-    name = f"{method}Request"
-    modules = (internal_pb2, worker_pb2, nexus_pb2, deployment_pb2, service_pb)
-    found = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
-    if found is None:
-        raise unimplemented(f"unknown method {method}")
-    kind: type[Message] = found
-    return kind
-
-
 def _unwrap(
-    event: Envelope, clock: Clock, *, can_long_poll: bool, latest_ns: int | None
-) -> tuple[str, Message, CallContext]:
+    service: Server, event: Envelope, clock: Clock, *, can_long_poll: bool, latest_ns: int | None
+) -> tuple[Rpc[Any, Any], Message, CallContext]:
     try:
         method, fields = current_name(str(event["method"])), event.get("context", {})
-        request = request_type(method).FromString(_bytes(event["request"]))
+        rpc = service.rpcs.get(method)
+        if rpc is None:
+            raise unimplemented(f"unknown method {method}")
+        request: Message = rpc.request_type.FromString(_bytes(event["request"]))
         timeout_ms = fields.get("timeout_ms")
         caller_deadline_ns = None if timeout_ms is None else clock.steady_ns() + int(timeout_ms) * MILLISECOND_NS
         context = CallContext(
@@ -180,7 +166,7 @@ def _unwrap(
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, DecodeError) as error:
         raise invalid_argument(f"not an envelope: {type(error).__name__}") from None
-    return method, request, context
+    return rpc, request, context
 
 
 def answer_of(status: int, body: bytes) -> Envelope:

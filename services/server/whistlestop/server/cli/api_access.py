@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -17,15 +17,12 @@ from whistlestop.server.cli.errors import CommandError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from google.protobuf.message import Message
-
+    from whistlestop.common.rpcs.rpc import RequestT, ResponseT, Rpc
     from whistlestop.server.config import StoreConfig
     from whistlestop.storage.interface import Store
 
     T = TypeVar("T")
-    MessageT = TypeVar("MessageT", bound=Message)
 
-WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 CALL_TIMEOUT_S = 15.0
 
 DbFilename = Annotated[
@@ -39,8 +36,8 @@ DatabaseUrl = Annotated[
 class Api(Protocol):
     """The public API, wherever it is."""
 
-    async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
-        """Call an RPC of WorkflowService. Raises CommandError with the server's message."""
+    async def call(self, rpc: Rpc[RequestT, ResponseT], request: RequestT) -> ResponseT:
+        """Call an RPC. Raises CommandError with the server's message."""
         ...
 
 
@@ -56,24 +53,24 @@ class OverGrpc:
         self._address = address
         self._with_tls = with_tls
 
-    async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
-        """Call an RPC of WorkflowService. Raises CommandError with the server's message."""
+    async def call(self, rpc: Rpc[RequestT, ResponseT], request: RequestT) -> ResponseT:
+        """Call an RPC. Raises CommandError with the server's message."""
         import grpc
 
         send = self._channel.unary_unary(  # type: ignore[attr-defined]  # a grpc.aio.Channel
-            f"/{WORKFLOW_SERVICE}/{method}",
+            f"/{rpc.full_name}",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
+            response_deserializer=rpc.response_type.FromString,
         )
         try:
-            reply: MessageT = await send(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
+            reply: ResponseT = await send(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 manner = "with TLS (--no-tls)" if self._with_tls else "without TLS (--tls)"
                 raise CommandError(
                     f"no server answers at {self._address} (--address) {manner}: {error.details()}"
                 ) from error
-            raise CommandError(f"{method}: {error.details()} ({error.code().name})") from error
+            raise CommandError(f"{rpc.method}: {error.details()} ({error.code().name})") from error
         return reply
 
 
@@ -86,17 +83,17 @@ class _OverStore:
 
         self._frontend = assemble(ServerConfig(store=config), store, LocalNotifier(SystemClock())).frontend
 
-    async def call(self, method: str, request: Message, answer: type[MessageT]) -> MessageT:
-        from whistlestop.common.clients import encoded
+    async def call(self, rpc: Rpc[RequestT, ResponseT], request: RequestT) -> ResponseT:
+        from whistlestop.common.clients import decoded
         from whistlestop.common.context import CallContext
         from whistlestop.common.errors import ServiceError
 
         try:
-            name = f"{WORKFLOW_SERVICE}/{method}"
-            reply = await self._frontend.call_as_server(name, request, CallContext(can_long_poll=False))
+            reply: Any = await self._frontend.call_as_server(rpc, request, CallContext(can_long_poll=False))
         except ServiceError as error:
-            raise CommandError(f"{method}: {error.message} ({error.code.name})") from error
-        return reply if isinstance(reply, answer) else answer.FromString(encoded(reply))
+            raise CommandError(f"{rpc.method}: {error.message} ({error.code.name})") from error
+        response: ResponseT = decoded(reply, rpc.response_type)
+        return response
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.server.cli.api_access import Api, run
 from whistlestop.server.cli.connection import Connection, on_a_server
 from whistlestop.server.cli.output import Output, as_json, instant, print_json, print_table, remark, wants_json
@@ -72,4 +73,4 @@ async def _describe(api: Api, namespace: str, name: str, number: int) -> Any:
         namespace=namespace, task_queue=queue_pb.TaskQueue(name=name), report_stats=True
     )
     request.task_queue_type = number  # type: ignore[assignment]  # a number of the enum
-    return await api.call("DescribeTaskQueue", request, rr.DescribeTaskQueueResponse)
+    return await api.call(WorkflowService.DescribeTaskQueue, request)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.server.cli import workflow_summary
 from whistlestop.server.cli.api_access import Api, run
 from whistlestop.server.cli.connection import Connection, on_a_server
@@ -79,9 +80,8 @@ def show(
         execution = common_pb.WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
         async with connection.open() as api:
             described = await api.call(
-                "DescribeWorkflowExecution",
+                WorkflowService.DescribeWorkflowExecution,
                 rr.DescribeWorkflowExecutionRequest(namespace=connection.namespace, execution=execution),
-                rr.DescribeWorkflowExecutionResponse,
             )
             execution.run_id = described.workflow_execution_info.execution.run_id
             events = [event async for event in _events(api, connection.namespace, execution, limit)]
@@ -104,11 +104,10 @@ async def _listed(api: Api, namespace: str, query: str, limit: int) -> AsyncIter
     token, left = b"", limit
     while left > 0:
         page = await api.call(
-            "ListWorkflowExecutions",
+            WorkflowService.ListWorkflowExecutions,
             rr.ListWorkflowExecutionsRequest(
                 namespace=namespace, query=query, page_size=min(PAGE, left), next_page_token=token
             ),
-            rr.ListWorkflowExecutionsResponse,
         )
         for info in page.executions:
             yield info
@@ -124,11 +123,10 @@ async def _events(api: Api, namespace: str, execution: Any, limit: int) -> Async
     token, left = b"", limit
     while left > 0:
         page = await api.call(
-            "GetWorkflowExecutionHistory",
+            WorkflowService.GetWorkflowExecutionHistory,
             rr.GetWorkflowExecutionHistoryRequest(
                 namespace=namespace, execution=execution, maximum_page_size=min(PAGE, left), next_page_token=token
             ),
-            rr.GetWorkflowExecutionHistoryResponse,
         )
         for event in page.history.events[:left]:
             yield event
@@ -151,5 +149,5 @@ async def _closing_event(api: Api, namespace: str, execution: Any, described: An
     request = rr.GetWorkflowExecutionHistoryRequest(
         namespace=namespace, execution=execution, history_event_filter_type=HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
     )
-    page = await api.call("GetWorkflowExecutionHistory", request, rr.GetWorkflowExecutionHistoryResponse)
+    page = await api.call(WorkflowService.GetWorkflowExecutionHistory, request)
     return page.history.events[-1] if page.history.events else None

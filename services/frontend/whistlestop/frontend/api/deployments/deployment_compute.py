@@ -6,7 +6,7 @@ that worker registers the queues that it polls, so that tasks can be routed to t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from temporalio.api.compute.v1 import config_pb2 as compute_pb
 from temporalio.api.enums.v1 import deployment_pb2 as enums
@@ -49,9 +49,7 @@ async def _check(
 ) -> CheckComputeResponse:
     compute_config.check(config)
     request = CheckComputeRequest(version=version, config=config, start=start)
-    reply: Any = decoded(await frontend.matching.call("CheckCompute", request, context), CheckComputeResponse)
-    assert isinstance(reply, CheckComputeResponse)
-    return reply
+    return decoded(await frontend.matching.CheckCompute(request, context), CheckComputeResponse)
 
 
 def _store(
@@ -80,7 +78,7 @@ async def _start_for_backlog(frontend: FrontendPorts, context: CallContext, info
     """Start workers for tasks that are already waiting."""
     queues = [RerouteTasksRequest.Queue(name=queue.name, task_type=queue.type) for queue in info.task_queue_infos]
     if queues:
-        await frontend.history.call("RerouteTasks", RerouteTasksRequest(queues=queues, push=True), context)
+        await frontend.history.RerouteTasks(RerouteTasksRequest(queues=queues, push=True), context)
 
 
 async def create_version(

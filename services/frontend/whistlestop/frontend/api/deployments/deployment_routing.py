@@ -130,9 +130,7 @@ async def _needed_queues(
     asked = DescribeVersionQueuesRequest(version=current)
     for queue in missing:
         asked.queues.add(name=queue.name, task_type=queue.task_type)
-    reply: Any = decoded(
-        await frontend.matching.call("DescribeVersionQueues", asked, context), DescribeVersionQueuesResponse
-    )
+    reply = decoded(await frontend.matching.DescribeVersionQueues(asked, context), DescribeVersionQueuesResponse)
     return frozenset(
         _Queue(queue.name, int(queue.type))
         for queue in reply.queues

@@ -107,11 +107,11 @@ async def change_adding_version(
 
 async def reroute_tasks(frontend: FrontendPorts, request: RerouteTasksRequest, context: CallContext) -> None:
     """Make history read the new routing of these queues, and move waiting tasks accordingly. Raise ServiceError."""
-    await frontend.history.call("RerouteTasks", request, context)
+    await frontend.history.RerouteTasks(request, context)
     if not context.can_long_poll:
         # Other instances of a function use the old routing for a moment, and do not check again when they answer.
         await frontend.clock.sleep(MAX_BEHIND_S)
-        await frontend.history.call("RerouteTasks", request, context)
+        await frontend.history.RerouteTasks(request, context)
 
 
 async def has_pollers(frontend: FrontendPorts, context: CallContext, info: WorkerDeploymentVersionInfo) -> bool:
@@ -119,7 +119,7 @@ async def has_pollers(frontend: FrontendPorts, context: CallContext, info: Worke
     for queue in info.task_queue_infos:
         name = versioned_queue(queue.name, info.deployment_version)
         asked = HasPollerRequest(task_queue=name, task_type=queue.type, in_history=True)
-        answer: Any = decoded(await frontend.matching.call("HasPoller", asked, context), HasPollerResponse)
+        answer = decoded(await frontend.matching.HasPoller(asked, context), HasPollerResponse)
         if answer.has_poller:
             return True
     return False
@@ -189,7 +189,7 @@ async def _check_drainage(
     frontend: FrontendPorts, context: CallContext, versions: list[deployment_pb.WorkerDeploymentVersion]
 ) -> None:
     try:
-        await frontend.history.call("RefreshDrainage", RefreshDrainageRequest(versions=versions), context)
+        await frontend.history.RefreshDrainage(RefreshDrainageRequest(versions=versions), context)
     except ServiceError as error:
         if error.code is not Code.UNIMPLEMENTED:  # a history service of the previous release does not have it
             raise
@@ -279,9 +279,7 @@ async def describe_worker_deployment_version(
     if request.report_task_queue_stats:
         queues = [RerouteTasksRequest.Queue(name=queue.name, task_type=queue.type) for queue in info.task_queue_infos]
         asked = DescribeVersionQueuesRequest(version=info.deployment_version, queues=queues)
-        answer: Any = decoded(
-            await frontend.matching.call("DescribeVersionQueues", asked, context), DescribeVersionQueuesResponse
-        )
+        answer = decoded(await frontend.matching.DescribeVersionQueues(asked, context), DescribeVersionQueuesResponse)
         reply.version_task_queues.extend(answer.queues)
     else:
         for queue in info.task_queue_infos:

@@ -7,7 +7,7 @@ which builds (search attribute `BuildIds`).
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import task_queue_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
@@ -153,13 +153,11 @@ async def describe_task_queue(
     In the enhanced mode it is described by build ids, with their reachability if requested.
     """
     if request.api_mode != enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
-        return await frontend.matching.call("DescribeTaskQueue", request, context)
+        return await frontend.matching.DescribeTaskQueue(request, context)
     data = versioning_data(await store_of(frontend).read(context.namespace_id), request.task_queue.name)
     if not request.HasField("versions"):
         request.versions.build_ids.append(_default_build(data))
-    reply: Any = decoded(
-        await frontend.matching.call("DescribeTaskQueue", request, context), rr.DescribeTaskQueueResponse
-    )
+    reply = decoded(await frontend.matching.DescribeTaskQueue(request, context), rr.DescribeTaskQueueResponse)
     if request.report_task_reachability:
         for build_id, info in reply.versions_info.items():
             info.task_reachability = await _by_rules(frontend, context, data, request.task_queue.name, build_id)

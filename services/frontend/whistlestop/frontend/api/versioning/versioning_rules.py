@@ -125,8 +125,8 @@ async def _is_polled(frontend: FrontendPorts, request: _Update, context: CallCon
     """Return whether a worker of the build id to be committed was seen recently."""
     queue = build_queue(request.commit_build_id.target_build_id, request.task_queue)
     asked = HasPollerRequest(task_queue=queue, within_s=_POLLER_WINDOW_S)
-    reply = await frontend.matching.call("HasPoller", asked, context)
-    answer: Any = decoded(reply, HasPollerResponse)
+    reply = await frontend.matching.HasPoller(asked, context)
+    answer = decoded(reply, HasPollerResponse)
     return bool(answer.has_poller)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.server.cli.aws.stack import Stack, on_a_stack
 from whistlestop.server.cli.errors import CommandError
 
@@ -178,7 +179,7 @@ async def _prepare(url: str, namespace: str) -> tuple[int, bool]:
         request = rr.RegisterNamespaceRequest(namespace=namespace)
         request.workflow_execution_retention_period.seconds = RETENTION_S
         try:
-            await api.call("RegisterNamespace", request, rr.RegisterNamespaceResponse)
+            await api.call(WorkflowService.RegisterNamespace, request)
         except CommandError as error:
             if "ALREADY_EXISTS" in str(error):
                 return applied, False
