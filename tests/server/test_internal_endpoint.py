@@ -116,7 +116,7 @@ async def refusal(client: HttpClient, request: Message = START, **context: Any) 
 async def test_a_call_arrives_with_what_belongs_to_it(site: Site) -> None:
     """The client's name, which decides about answers; the namespace; the deadline. Not its credentials."""
     headers = {"client-name": "temporal-python", "supported-features": "x", "authorization": "theirs"}
-    deadline_ns = CLOCK.steady_ns() + 5 * SECOND_NS
+    deadline_ns = CLOCK.steady_ns() + 500 * SECOND_NS
     reply = await site.client().call(
         HistoryService.StartWorkflowExecution, START, CallContext(deadline_ns, headers, "id", "n")
     )
@@ -126,7 +126,7 @@ async def test_a_call_arrives_with_what_belongs_to_it(site: Site) -> None:
     assert context.headers == {"client-name": "temporal-python", "supported-features": "x"}
     assert (context.namespace_id, context.namespace, context.can_long_poll) == ("id", "n", True)
     assert context.deadline_ns is not None
-    assert abs(context.deadline_ns - deadline_ns) < SECOND_NS
+    assert abs(context.deadline_ns - deadline_ns) < PATIENCE_S * SECOND_NS
 
 
 async def test_a_server_does_not_make_a_function_wait(site: Site) -> None:
@@ -228,8 +228,11 @@ async def test_a_caller_that_goes_away_ends_its_call(site: Site) -> None:
 async def test_a_deadline_ends_a_call(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the other side does not keep it."""
     monkeypatch.setattr("whistlestop.net.internal.http_client._MARGIN_S", 0.05)
-    error = await refusal(site.client(), POLL, deadline_ns=CLOCK.steady_ns() + SECOND_NS // 10)
-    assert error.code is Code.DEADLINE_EXCEEDED
+    for tenths in (1, 10, 100, 1000):
+        error = await refusal(site.client(), POLL, deadline_ns=CLOCK.steady_ns() + tenths * SECOND_NS // 10)
+        assert error.code is Code.DEADLINE_EXCEEDED
+        if site.services[0].held.is_set():
+            break  # on a busy machine the first deadlines pass on the way
     await asyncio.wait_for(site.services[0].gone.wait(), PATIENCE_S)
 
 
