@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
+    from whistlestop.common.rpcs.handlers import Handler
     from whistlestop.common.rpcs.rpc import Channel, Rpc
-    from whistlestop.frontend.api import Handler, Validator
+    from whistlestop.frontend.api import Validator
     from whistlestop.frontend.api.switches import Guard
     from whistlestop.frontend.auth.access import AccessControl
     from whistlestop.frontend.registry import Access
@@ -214,7 +215,7 @@ class Frontend:
         handler, validator = parts_of(spec.method)
         return _Route(spec, self._server_of(spec, handler), validator, bound_of(spec.request_type))
 
-    def _server_of(self, spec: RpcSpec, handler: Handler | None) -> Serve:
+    def _server_of(self, spec: RpcSpec, handler: Handler[FrontendPorts] | None) -> Serve:
         if handler is not None:
             return lambda request, context: handler(self.ports, request, context)
         if spec.served is Served.UNIMPLEMENTED:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from whistlestop.common.errors import data_loss, unimplemented
 from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.rpcs.matching_service import MatchingService
-from whistlestop.history.api import handler_of
+from whistlestop.history.api import HANDLERS
 from whistlestop.history.core import completion as _completion  # noqa: F401 - loaded here, not by the first answer
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine.completion_pages import CompletionPages
@@ -92,7 +92,7 @@ class History:
 
     async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         """Serve an RPC of HistoryService and return its reply. Raise ServiceError."""
-        handler = handler_of(rpc.method)
+        handler = HANDLERS.find(rpc.method)
         if handler is None:
             raise unimplemented(f"unknown method {rpc.method} of the history service")
         try:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from temporalio.api.worker.v1.message_pb2 import WorkerHeartbeat
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.notify import Notifier
@@ -94,7 +93,9 @@ class BacklogProbes:
             for event in events:
                 event.set()
 
-    async def probe(self, request: worker_pb.ProbeBacklogRequest, context: CallContext) -> Reply:
+    async def probe(
+        self, request: worker_pb.ProbeBacklogRequest, context: CallContext
+    ) -> worker_pb.ProbeBacklogResponse:
         """Count the waiting tasks of each queue; in a long-lived process, wait until there are some.
 
         Counts stop at the request's limit. Without any task the answer comes shortly before the caller's deadline.

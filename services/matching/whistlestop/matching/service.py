@@ -1,7 +1,8 @@
 """The matching service: task queues, polls and workers.
 
-It has one table of methods and no transport types. Nothing held in memory is needed for correctness: a fresh instance
-per call (`context.can_long_poll` False) works on the store alone; in a long-lived process memory only saves reads.
+Its methods are registered by the decorator `handles`, and know no transport. Nothing held in memory is needed for
+correctness: a fresh instance per call (`context.can_long_poll` False) works on the store alone; in a long-lived process
+memory only saves reads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import ServiceError, data_loss, unimplemented
 from whistlestop.common.proto import internal_pb2 as internal
+from whistlestop.common.rpcs.handlers import Handlers
 from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.rpcs.matching_service import MatchingService
 from whistlestop.matching.backlog_probes import BacklogProbes
@@ -39,16 +41,24 @@ from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from google.protobuf.message import Message
     from temporalio.api.worker.v1 import message_pb2 as worker_pb
 
-    from whistlestop.common.clients import Reply
+    from whistlestop.common.clients import Encoded, Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier
-    from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, PushWorkersRequest
+    from whistlestop.common.proto import worker_pb2 as probe_pb
+    from whistlestop.common.proto.deployment_pb2 import (
+        CheckComputeRequest,
+        CheckComputeResponse,
+        DescribeVersionQueuesRequest,
+        DescribeVersionQueuesResponse,
+        PushWorkersRequest,
+        PushWorkersResponse,
+    )
     from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.matching.polls import Counters
     from whistlestop.matching.push.provider import Provider
@@ -67,6 +77,10 @@ _LONG_POLL_S = 70.0
 
 _RESET_PAGE = 100
 _RESET_PAGES = 100
+
+
+HANDLERS: Handlers[Matching] = Handlers()
+handles = HANDLERS.register
 
 
 class Matching:
@@ -129,30 +143,6 @@ class Matching:
         self._outbound = outbound
         self._providers = providers
         self._made_pusher: Pusher | None = None
-        self._methods: dict[str, Callable[[Any, CallContext], Awaitable[Reply]]] = {
-            "PollWorkflowTaskQueue": self._poll_workflow,
-            "PollActivityTaskQueue": self._poll_activity,
-            "PollNexusTaskQueue": self._poll_nexus,
-            "DescribeTaskQueue": self._descriptions.describe,
-            "ListTaskQueuePartitions": self._list_partitions,
-            "UpdateTaskQueueConfig": self._update_config,
-            "ShutdownWorker": self._shutdown_worker,
-            "RecordWorkerHeartbeat": self._record_heartbeat,
-            "ListWorkers": self._list_workers,
-            "CountWorkers": self._count_workers,
-            "DescribeWorker": self._describe_worker,
-            "DescribeVersionQueues": self._descriptions.version_queues,
-            "HasPoller": self._has_poller,
-            "ProbeBacklog": self._probes.probe,
-            "CheckCompute": self._check_compute,
-            "PushWorkers": self._push_workers,
-            "OfferTasks": self._offer_tasks,
-        }
-
-    @property
-    def methods(self) -> frozenset[str]:
-        """The names of the methods that `call` accepts."""
-        return frozenset(self._methods)
 
     @property
     def counters(self) -> Counters:
@@ -171,11 +161,11 @@ class Matching:
 
     async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         """Serve an RPC of MatchingService and return its reply. Raise ServiceError."""
-        handler = self._methods.get(rpc.method)
+        handler = HANDLERS.functions.get(rpc.method)
         if handler is None:
             raise unimplemented(f"matching has no method {rpc.method}")
         try:
-            return await handler(request, context)
+            return await handler(self, request, context)
         except StorageError as error:
             raise service_error(error) from error
         except DecodeError as error:
@@ -209,16 +199,35 @@ class Matching:
 
     # Polls.
 
-    def _poll_workflow(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
-        return self._polls.poll(WORKFLOW, request, context)
+    @handles(MatchingService.PollWorkflowTaskQueue)
+    def _poll_workflow(
+        self, request: PollRequest, context: CallContext
+    ) -> Awaitable[rr.PollWorkflowTaskQueueResponse | Encoded]:
+        poll: Awaitable[Any] = self._polls.poll(WORKFLOW, request, context)
+        return poll
 
-    def _poll_activity(self, request: PollRequest, context: CallContext) -> Awaitable[Reply]:
-        return self._polls.poll(ACTIVITY, request, context)
+    @handles(MatchingService.PollActivityTaskQueue)
+    def _poll_activity(
+        self, request: PollRequest, context: CallContext
+    ) -> Awaitable[rr.PollActivityTaskQueueResponse | Encoded]:
+        poll: Awaitable[Any] = self._polls.poll(ACTIVITY, request, context)
+        return poll
 
-    async def _poll_nexus(self, request: rr.PollNexusTaskQueueRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.PollNexusTaskQueue)
+    async def _poll_nexus(
+        self, request: rr.PollNexusTaskQueueRequest, context: CallContext
+    ) -> rr.PollNexusTaskQueueResponse | Encoded:
         if request.worker_heartbeat:
             await self._record_heartbeats(context, request.worker_heartbeat)
-        return await self._polls.poll(NEXUS, request, context)
+        reply: Any = await self._polls.poll(NEXUS, request, context)
+        answer: rr.PollNexusTaskQueueResponse | Encoded = reply
+        return answer
+
+    @handles(MatchingService.ProbeBacklog)
+    def _probe_backlog(
+        self, request: probe_pb.ProbeBacklogRequest, context: CallContext
+    ) -> Awaitable[probe_pb.ProbeBacklogResponse]:
+        return self._probes.probe(request, context)
 
     def _is_shared(self, context: CallContext) -> bool:
         """Return whether other processes may know of pollers and workers that this one does not: then rows are used."""
@@ -226,10 +235,28 @@ class Matching:
 
     # Queues.
 
-    async def _list_partitions(self, request: rr.ListTaskQueuePartitionsRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.DescribeTaskQueue)
+    async def _describe_task_queue(
+        self, request: rr.DescribeTaskQueueRequest, context: CallContext
+    ) -> rr.DescribeTaskQueueResponse:
+        return await self._descriptions.describe(request, context)
+
+    @handles(MatchingService.DescribeVersionQueues)
+    async def _describe_version_queues(
+        self, request: DescribeVersionQueuesRequest, context: CallContext
+    ) -> DescribeVersionQueuesResponse:
+        return await self._descriptions.version_queues(request, context)
+
+    @handles(MatchingService.ListTaskQueuePartitions)
+    async def _list_partitions(
+        self, request: rr.ListTaskQueuePartitionsRequest, context: CallContext
+    ) -> rr.ListTaskQueuePartitionsResponse:
         return self._descriptions.partitions(request)
 
-    async def _update_config(self, request: rr.UpdateTaskQueueConfigRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.UpdateTaskQueueConfig)
+    async def _update_config(
+        self, request: rr.UpdateTaskQueueConfigRequest, context: CallContext
+    ) -> rr.UpdateTaskQueueConfigResponse:
         config = await self._settings.update(context.namespace_id, request, self._clock.now_ns())
         queue = self._queues.find((context.namespace_id, request.task_queue, int(request.task_queue_type)))
         if queue is not None:
@@ -238,12 +265,16 @@ class Matching:
             queue.limits_changed(now_ns)
         return rr.UpdateTaskQueueConfigResponse(config=config)
 
-    async def _offer_tasks(self, request: internal.OfferTasksRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.OfferTasks)
+    async def _offer_tasks(self, request: internal.OfferTasksRequest, context: CallContext) -> internal.Empty:
         if context.can_long_poll:  # a function has no waiting polls
             self.offer(tasks_of(request))
         return internal.Empty()
 
-    async def _has_poller(self, request: internal.HasPollerRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.HasPoller)
+    async def _has_poller(
+        self, request: internal.HasPollerRequest, context: CallContext
+    ) -> internal.HasPollerResponse | Encoded:
         key = (context.namespace_id, request.task_queue, request.task_type or WORKFLOW)
         if request.in_history:
             return internal.HasPollerResponse(has_poller=await self._versions.has_pollers(key, context))
@@ -296,13 +327,18 @@ class Matching:
             )  # fmt: skip
         return self._made_pusher
 
-    async def _check_compute(self, request: CheckComputeRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.CheckCompute)
+    async def _check_compute(self, request: CheckComputeRequest, context: CallContext) -> CheckComputeResponse:
         return await self._pusher.check(request, context)
 
-    async def _push_workers(self, request: PushWorkersRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.PushWorkers)
+    async def _push_workers(self, request: PushWorkersRequest, context: CallContext) -> PushWorkersResponse:
         return await self._pusher.push(request, context)
 
-    async def _shutdown_worker(self, request: rr.ShutdownWorkerRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.ShutdownWorker)
+    async def _shutdown_worker(
+        self, request: rr.ShutdownWorkerRequest, context: CallContext
+    ) -> rr.ShutdownWorkerResponse:
         namespace_id = context.namespace_id
         if request.HasField("worker_heartbeat"):
             await self._record_heartbeats(context, [request.worker_heartbeat])
@@ -374,18 +410,26 @@ class Matching:
             return self._worker_rows, self._clock.now_ns()
         return self._workers, self._clock.steady_ns()
 
-    async def _record_heartbeat(self, request: rr.RecordWorkerHeartbeatRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.RecordWorkerHeartbeat)
+    async def _record_heartbeat(
+        self, request: rr.RecordWorkerHeartbeatRequest, context: CallContext
+    ) -> rr.RecordWorkerHeartbeatResponse:
         await self._record_heartbeats(context, request.worker_heartbeat)
         return rr.RecordWorkerHeartbeatResponse()
 
-    async def _list_workers(self, request: rr.ListWorkersRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.ListWorkers)
+    async def _list_workers(self, request: rr.ListWorkersRequest, context: CallContext) -> rr.ListWorkersResponse:
         known, now_ns = self._known_workers(context)
         return await list_workers(known, context.namespace_id, request, now_ns)
 
-    async def _count_workers(self, request: rr.CountWorkersRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.CountWorkers)
+    async def _count_workers(self, request: rr.CountWorkersRequest, context: CallContext) -> rr.CountWorkersResponse:
         known, now_ns = self._known_workers(context)
         return await count_workers(known, context.namespace_id, request, now_ns)
 
-    async def _describe_worker(self, request: rr.DescribeWorkerRequest, context: CallContext) -> Reply:
+    @handles(MatchingService.DescribeWorker)
+    async def _describe_worker(
+        self, request: rr.DescribeWorkerRequest, context: CallContext
+    ) -> rr.DescribeWorkerResponse:
         known, now_ns = self._known_workers(context)
         return await describe_worker(known, context.namespace_id, request, now_ns)

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import namespace_pb2 as enums_pb
 from temporalio.api.testservice.v1 import request_response_pb2 as test_pb
 
 from whistlestop.common.clock import SECOND_NS, WALL_CHECK_S, SkippingClock, SystemClock, wait_until
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.rpcs.handlers import Handlers
+from whistlestop.common.rpcs.test_service import TestService
 from whistlestop.common.timing.deadline_heap import DeadlineHeap
-from whistlestop.frontend.registry import registry_of_tests
+from whistlestop.frontend.registry import Access, Served, spec_of
 from whistlestop.history.core import deadlines, pending_work
 from whistlestop.history.core.times import LAST_SKIPPED_TO_NS, duration_ns, timestamp_ns
 from whistlestop.history.core.transition.clock import skipped_ns
@@ -32,11 +35,8 @@ from whistlestop.server.process import Server
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from google.protobuf.message import Message
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.metrics import Metrics
     from whistlestop.common.notify import Notifier
@@ -54,6 +54,9 @@ PAGE = 100
 RETRY_S = 0.1
 AT_ONCE_S = 0.0
 _log = logging.getLogger(__name__)
+
+HANDLERS: Handlers[TimeSkipper] = Handlers()
+handles = HANDLERS.register
 
 
 class TimeSkipper:
@@ -221,34 +224,38 @@ class TimeSkipper:
 
     def offer(self, frontend: Frontend) -> None:
         """Add the RPCs of Temporal's TestService to `frontend`."""
-        handlers: dict[str, Callable[[Any], Awaitable[Reply]]] = {
-            "LockTimeSkipping": self._lock_time_skipping,
-            "UnlockTimeSkipping": self._unlock_time_skipping,
-            "Sleep": self._sleep,
-            "SleepUntil": self._sleep_until,
-            "UnlockTimeSkippingWithSleep": self._unlock_time_skipping_with_sleep,
-            "GetCurrentTime": self._get_current_time,
-        }
-        for spec in registry_of_tests().values():
-            frontend.add(spec, _serving(handlers[spec.method]))
+        for rpc in TestService.rpcs.values():
+            handler = HANDLERS.functions[rpc.method]
+            frontend.add(spec_of(rpc, Served.FRONTEND, Access.ADMIN), partial(handler, self))
 
-    async def _lock_time_skipping(self, request: test_pb.LockTimeSkippingRequest) -> Reply:
+    @handles(TestService.LockTimeSkipping)
+    async def _lock_time_skipping(
+        self, request: test_pb.LockTimeSkippingRequest, context: CallContext
+    ) -> test_pb.LockTimeSkippingResponse:
         self.lock()
         return test_pb.LockTimeSkippingResponse()
 
-    async def _unlock_time_skipping(self, request: test_pb.UnlockTimeSkippingRequest) -> Reply:
+    @handles(TestService.UnlockTimeSkipping)
+    async def _unlock_time_skipping(
+        self, request: test_pb.UnlockTimeSkippingRequest, context: CallContext
+    ) -> test_pb.UnlockTimeSkippingResponse:
         self.unlock()
         return test_pb.UnlockTimeSkippingResponse()
 
-    async def _sleep(self, request: test_pb.SleepRequest) -> Reply:
+    @handles(TestService.Sleep)
+    async def _sleep(self, request: test_pb.SleepRequest, context: CallContext) -> test_pb.SleepResponse:
         await self.sleep(self._after(request))
         return test_pb.SleepResponse()
 
-    async def _sleep_until(self, request: test_pb.SleepUntilRequest) -> Reply:
+    @handles(TestService.SleepUntil)
+    async def _sleep_until(self, request: test_pb.SleepUntilRequest, context: CallContext) -> test_pb.SleepResponse:
         await self.sleep(_reachable(timestamp_ns(request.timestamp)))
         return test_pb.SleepResponse()
 
-    async def _unlock_time_skipping_with_sleep(self, request: test_pb.SleepRequest) -> Reply:
+    @handles(TestService.UnlockTimeSkippingWithSleep)
+    async def _unlock_time_skipping_with_sleep(
+        self, request: test_pb.SleepRequest, context: CallContext
+    ) -> test_pb.SleepResponse:
         until_ns = self._after(request)
         self.unlock()
         await self.sleep(until_ns, then_lock=True)
@@ -257,17 +264,11 @@ class TimeSkipper:
     def _after(self, request: test_pb.SleepRequest) -> int:
         return _reachable(self._clock.now_ns() + duration_ns(request.duration))
 
-    async def _get_current_time(self, request: Message) -> Reply:
+    @handles(TestService.GetCurrentTime)
+    async def _get_current_time(self, request: Message, context: CallContext) -> test_pb.GetCurrentTimeResponse:
         reply = test_pb.GetCurrentTimeResponse()
         reply.time.FromNanoseconds(self._clock.now_ns())
         return reply
-
-
-def _serving(handler: Callable[[Any], Awaitable[Reply]]) -> Callable[[Message, CallContext], Awaitable[Reply]]:
-    async def serve(request: Message, context: CallContext) -> Reply:
-        return await handler(request)
-
-    return serve
 
 
 def _deadline(state: MutableState) -> int | None:

@@ -1,17 +1,21 @@
 """What the frontend does for each RPC, one module for each small group.
 
-A module may have three tables by method: `HANDLERS` for RPCs that the frontend serves, `AROUND` for RPCs of another
-function where something is done before or after the call, and `VALIDATORS`, the checks before an RPC is served by any
-function. As in history, a module is imported when the first of its methods is called, because a function or a test
-server needs only a few of them.
+A module registers functions by two decorators: `handles` for RPCs that the frontend serves, or where it does something
+before or after the call of another service, and `validates` for the checks before an RPC is served by any service. A
+module is imported when the first of its RPCs is called, as in history, because a function or a test server needs only a
+few of them.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from whistlestop.frontend.api.rules import Handler, Rules, UnknownSearchAttribute, Validator
+from whistlestop.frontend.api.rules import HANDLERS, VALIDATORS, Rules, UnknownSearchAttribute, Validator
+
+if TYPE_CHECKING:
+    from whistlestop.common.rpcs.handlers import Handler
+    from whistlestop.frontend.ports import FrontendPorts
 
 _METHODS_OF = {
     "batch": (
@@ -116,20 +120,16 @@ for _module, _methods in _METHODS_OF.items():
 class Parts(NamedTuple):
     """What the frontend does for one RPC; None for nothing."""
 
-    handler: Handler | None
+    handler: Handler[FrontendPorts] | None
     """Serves the RPC, or wraps the call of the function that serves it."""
     validator: Validator | None
 
 
 def parts_of(method: str) -> Parts:
     """Return the handler and validator of a method, importing their modules."""
-    handler, validator = None, None
     for name in MODULES_OF.get(method, ()):
-        module: Any = import_module(f"{__name__}.{name}")
-        for table in ("HANDLERS", "AROUND"):
-            handler = handler or getattr(module, table, {}).get(method)
-        validator = validator or getattr(module, "VALIDATORS", {}).get(method)
-    return Parts(handler, validator)
+        import_module(f"{__name__}.{name}")
+    return Parts(HANDLERS.find(method), VALIDATORS.functions.get(method))
 
 
-__all__ = ["Handler", "Parts", "Rules", "UnknownSearchAttribute", "Validator", "parts_of"]
+__all__ = ["HANDLERS", "VALIDATORS", "Parts", "Rules", "UnknownSearchAttribute", "Validator", "parts_of"]

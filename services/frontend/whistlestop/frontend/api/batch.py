@@ -21,8 +21,10 @@ from whistlestop.common.clients import decoded
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.messages.enum_names import enum_name
 from whistlestop.common.messages.nesting import load_json
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks, standalone_activities
 from whistlestop.frontend.api.listing import parsed_filter
+from whistlestop.frontend.api.rules import handles, validates
 from whistlestop.frontend.api.switches import ON_ACTIVITIES
 from whistlestop.frontend.api.visibility import count_workflow_executions, list_workflow_executions
 from whistlestop.frontend.batch.job_workflow import STATS_MEMO, TASK_QUEUE, WORKFLOW_TYPE, json_payload
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
@@ -72,6 +74,7 @@ _TYPE_OR_ALL = "Either activity type must be set, or match all should be set to 
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
+@validates(WorkflowService.StartBatchOperation)
 def check_start(request: service_pb.StartBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check that there are an operation, a reason, a job id, and exactly one selection of executions.
 
@@ -94,6 +97,7 @@ def check_start(request: service_pb.StartBatchOperationRequest, namespace: Names
     checks.check_blob(request, rules)
 
 
+@validates(WorkflowService.StopBatchOperation)
 def check_stop(request: service_pb.StopBatchOperationRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check that there are a job id and a reason. Raise INVALID_ARGUMENT."""
     if not request.job_id:
@@ -111,6 +115,7 @@ def _check_job_id(request: Any, rules: Rules) -> None:
     checks.check_workflow_id(request.job_id, rules)
 
 
+@validates(WorkflowService.DescribeBatchOperation)
 def _check_describe(
     request: service_pb.DescribeBatchOperationRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -195,6 +200,7 @@ _OPERATION_CHECKS = {
 # ---- calls ----------------------------------------------------------------------------------------------------------
 
 
+@handles(WorkflowService.StartBatchOperation)
 async def start_batch_operation(
     frontend: FrontendPorts, request: service_pb.StartBatchOperationRequest, context: CallContext
 ) -> service_pb.StartBatchOperationResponse:
@@ -279,6 +285,7 @@ def _targets(request: service_pb.StartBatchOperationRequest, kind: str) -> list[
     ]
 
 
+@handles(WorkflowService.StopBatchOperation)
 async def stop_batch_operation(
     frontend: FrontendPorts, request: service_pb.StopBatchOperationRequest, context: CallContext
 ) -> service_pb.StopBatchOperationResponse:
@@ -292,6 +299,7 @@ async def stop_batch_operation(
     return service_pb.StopBatchOperationResponse()
 
 
+@handles(WorkflowService.DescribeBatchOperation)
 async def describe_batch_operation(
     frontend: FrontendPorts, request: service_pb.DescribeBatchOperationRequest, context: CallContext
 ) -> service_pb.DescribeBatchOperationResponse:
@@ -331,6 +339,7 @@ async def describe_batch_operation(
     return response
 
 
+@handles(WorkflowService.ListBatchOperations)
 async def list_batch_operations(
     frontend: FrontendPorts, request: service_pb.ListBatchOperationsRequest, context: CallContext
 ) -> service_pb.ListBatchOperationsResponse:
@@ -374,17 +383,3 @@ def _value(payload: common_pb.Payload) -> Any:
         return load_json(payload.data) if payload.data else None
     except ValueError:
         return None
-
-
-HANDLERS: dict[str, Handler] = {
-    "StartBatchOperation": start_batch_operation,
-    "StopBatchOperation": stop_batch_operation,
-    "DescribeBatchOperation": describe_batch_operation,
-    "ListBatchOperations": list_batch_operations,
-}
-
-VALIDATORS: dict[str, Validator] = {
-    "StartBatchOperation": check_start,
-    "StopBatchOperation": check_stop,
-    "DescribeBatchOperation": _check_describe,
-}

@@ -8,16 +8,19 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.messages.page_tokens import last_of, list_mark
+from whistlestop.common.rpcs.operator_service import OperatorService
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend import client_versions
 from whistlestop.frontend.api.capabilities import system_capabilities
+from whistlestop.frontend.api.rules import handles
 from whistlestop.frontend.config import SERVER_VERSION
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
 
 
+@handles(WorkflowService.GetSystemInfo)
 async def get_system_info(
     frontend: FrontendPorts, request: service_pb.GetSystemInfoRequest, context: CallContext
 ) -> service_pb.GetSystemInfoResponse:
@@ -28,6 +31,7 @@ async def get_system_info(
     )
 
 
+@handles(WorkflowService.GetClusterInfo)
 async def get_cluster_info(
     frontend: FrontendPorts, request: service_pb.GetClusterInfoRequest, context: CallContext
 ) -> service_pb.GetClusterInfoResponse:
@@ -46,6 +50,7 @@ async def get_cluster_info(
     )
 
 
+@handles(OperatorService.ListClusters)
 async def list_clusters(
     frontend: FrontendPorts, request: operator_pb.ListClustersRequest, context: CallContext
 ) -> operator_pb.ListClustersResponse:
@@ -65,10 +70,3 @@ async def list_clusters(
             )
         ]
     )
-
-
-HANDLERS: dict[str, Handler] = {
-    "GetSystemInfo": get_system_info,
-    "GetClusterInfo": get_cluster_info,
-    "ListClusters": list_clusters,
-}

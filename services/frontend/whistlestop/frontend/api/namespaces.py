@@ -26,7 +26,10 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.proto.namespace_pb2 import NamespaceData
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
+from whistlestop.common.rpcs.operator_service import OperatorService
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api.capabilities import namespace_capabilities, namespace_limits
+from whistlestop.frontend.api.rules import handles
 from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import NamespaceConflict, NamespaceExists, StorageError, is_transient
 from whistlestop.storage.namespaces import read
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.ports import FrontendPorts
 
@@ -51,6 +53,7 @@ _RETRIES = 5
 _BAD_RETENTION = "A valid retention period is not set on request."
 
 
+@handles(WorkflowService.RegisterNamespace)
 async def register_namespace(
     frontend: FrontendPorts, request: service_pb.RegisterNamespaceRequest, context: CallContext
 ) -> service_pb.RegisterNamespaceResponse:
@@ -124,6 +127,7 @@ async def ensure_namespace(frontend: FrontendPorts, name: str, retention_s: int 
             raise
 
 
+@handles(WorkflowService.DescribeNamespace)
 async def describe_namespace(
     frontend: FrontendPorts, request: service_pb.DescribeNamespaceRequest, context: CallContext
 ) -> service_pb.DescribeNamespaceResponse:
@@ -154,6 +158,7 @@ async def _named(frontend: FrontendPorts, names: Collection[str], after: str, li
     return found
 
 
+@handles(WorkflowService.ListNamespaces)
 async def list_namespaces(
     frontend: FrontendPorts, request: service_pb.ListNamespacesRequest, context: CallContext
 ) -> service_pb.ListNamespacesResponse:
@@ -179,6 +184,7 @@ async def list_namespaces(
     return response
 
 
+@handles(WorkflowService.UpdateNamespace)
 async def update_namespace(
     frontend: FrontendPorts, request: service_pb.UpdateNamespaceRequest, context: CallContext
 ) -> service_pb.UpdateNamespaceResponse:
@@ -210,6 +216,7 @@ async def update_namespace(
     )
 
 
+@handles(WorkflowService.DeprecateNamespace)
 async def deprecate_namespace(
     frontend: FrontendPorts, request: service_pb.DeprecateNamespaceRequest, context: CallContext
 ) -> service_pb.DeprecateNamespaceResponse:
@@ -222,6 +229,7 @@ async def deprecate_namespace(
     return service_pb.DeprecateNamespaceResponse()
 
 
+@handles(OperatorService.DeleteNamespace)
 async def delete_namespace(
     frontend: FrontendPorts, request: operator_pb.DeleteNamespaceRequest, context: CallContext
 ) -> operator_pb.DeleteNamespaceResponse:
@@ -444,13 +452,3 @@ def _described(
     info.limits.CopyFrom(namespace_limits(config))
     info.supports_schedules = config.schedules_enabled
     return response
-
-
-HANDLERS: dict[str, Handler] = {
-    "RegisterNamespace": register_namespace,
-    "DescribeNamespace": describe_namespace,
-    "ListNamespaces": list_namespaces,
-    "UpdateNamespace": update_namespace,
-    "DeprecateNamespace": deprecate_namespace,
-    "DeleteNamespace": delete_namespace,
-}

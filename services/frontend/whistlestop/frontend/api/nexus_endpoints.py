@@ -26,6 +26,8 @@ from whistlestop.common.errors import (
 )
 from whistlestop.common.messages.storable import NUL
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData
+from whistlestop.common.rpcs.operator_service import OperatorService
+from whistlestop.frontend.api.rules import handles
 from whistlestop.storage.errors import EndpointConflict, EndpointExists, Unreadable
 from whistlestop.storage.records import NexusEndpointRecord
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")
@@ -43,6 +44,7 @@ _DEFAULT_PAGE = 100
 _MAX_PER_PAGE = 1000
 
 
+@handles(OperatorService.CreateNexusEndpoint)
 async def create_nexus_endpoint(
     frontend: FrontendPorts, request: operator_pb.CreateNexusEndpointRequest, context: CallContext
 ) -> operator_pb.CreateNexusEndpointResponse:
@@ -58,6 +60,7 @@ async def create_nexus_endpoint(
     return operator_pb.CreateNexusEndpointResponse(endpoint=await _endpoint_of(frontend, record, version=1))
 
 
+@handles(OperatorService.UpdateNexusEndpoint)
 async def update_nexus_endpoint(
     frontend: FrontendPorts, request: operator_pb.UpdateNexusEndpointRequest, context: CallContext
 ) -> operator_pb.UpdateNexusEndpointResponse:
@@ -87,6 +90,7 @@ async def update_nexus_endpoint(
     return operator_pb.UpdateNexusEndpointResponse(endpoint=described)
 
 
+@handles(OperatorService.DeleteNexusEndpoint)
 async def delete_nexus_endpoint(
     frontend: FrontendPorts, request: operator_pb.DeleteNexusEndpointRequest, context: CallContext
 ) -> operator_pb.DeleteNexusEndpointResponse:
@@ -100,6 +104,7 @@ async def delete_nexus_endpoint(
     return operator_pb.DeleteNexusEndpointResponse()
 
 
+@handles(OperatorService.GetNexusEndpoint)
 async def get_nexus_endpoint(
     frontend: FrontendPorts, request: operator_pb.GetNexusEndpointRequest, context: CallContext
 ) -> operator_pb.GetNexusEndpointResponse:
@@ -111,6 +116,7 @@ async def get_nexus_endpoint(
     return operator_pb.GetNexusEndpointResponse(endpoint=await _endpoint_of(frontend, record))
 
 
+@handles(OperatorService.ListNexusEndpoints)
 async def list_nexus_endpoints(
     frontend: FrontendPorts, request: operator_pb.ListNexusEndpointsRequest, context: CallContext
 ) -> operator_pb.ListNexusEndpointsResponse:
@@ -266,12 +272,3 @@ async def _endpoint_of(frontend: FrontendPorts, record: NexusEndpointRecord, ver
         if namespace is not None:
             endpoint.spec.target.worker.namespace = namespace.name
     return endpoint
-
-
-HANDLERS: dict[str, Handler] = {
-    "CreateNexusEndpoint": create_nexus_endpoint,
-    "UpdateNexusEndpoint": update_nexus_endpoint,
-    "DeleteNexusEndpoint": delete_nexus_endpoint,
-    "GetNexusEndpoint": get_nexus_endpoint,
-    "ListNexusEndpoints": list_nexus_endpoints,
-}

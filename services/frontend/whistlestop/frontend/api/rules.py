@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.lazy_dataclasses import dataclass
+from whistlestop.common.rpcs.handlers import Handlers, RpcTable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from whistlestop.common.clients import Reply
-    from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
+    from whistlestop.common.rpcs.rpc import RequestT, Rpc
     from whistlestop.common.timing.throttle import ThrottledWarnings
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
+
+    Typed = Callable[[RequestT, Namespace | None, "Rules"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,33 @@ class UnknownSearchAttribute(ServiceError):
         )
 
 
-# Requests are `Any`, because generated messages have no base class with their fields; the name of each function says
-# which request it takes.
 Validator: TypeAlias = "Callable[[Any, Namespace | None, Rules], None]"
 """Checks a request and fills in defaults such as request ids. Raises ServiceError."""
 
-Handler: TypeAlias = "Callable[[FrontendPorts, Any, CallContext], Awaitable[Reply]]"
-"""Serves an RPC in the frontend."""
+HANDLERS: Handlers[FrontendPorts] = Handlers()
+"""What the frontend does for an RPC: it serves it, or does something before or after the call of another service."""
+handles = HANDLERS.register
+
+
+class Validators(RpcTable["Validator"]):
+    """The checks before an RPC is served by any service."""
+
+    @overload
+    def register(self, rpc: Rpc[RequestT, Any], /) -> Callable[[Typed[RequestT]], Typed[RequestT]]: ...
+
+    @overload
+    def register(self, *rpcs: Rpc[Any, Any]) -> Callable[[Validator], Validator]: ...
+
+    def register(self, *rpcs: Rpc[Any, Any]) -> Any:
+        """Return a decorator that makes a function the validator of these RPCs. It raises ValueError for a second."""
+
+        def decorate(validator: Validator) -> Validator:
+            for rpc in rpcs:
+                self.add(rpc, validator)
+            return validator
+
+        return decorate
+
+
+VALIDATORS = Validators()
+validates = VALIDATORS.register

@@ -15,8 +15,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import ServiceError, invalid_argument
 from whistlestop.common.messages.times import duration_problem
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.listing import Division, entries, fill_count, page
+from whistlestop.frontend.api.rules import handles, validates
 from whistlestop.frontend.api.versioning.worker_deployment import check_override
 from whistlestop.frontend.api.workflow.start_workflow import check_timeouts
 from whistlestop.storage.visibility import AttributeType, row_payloads
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
@@ -74,6 +76,7 @@ _REUSE = (
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
+@validates(WorkflowService.CreateSchedule)
 def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check ids, the action, search attributes and sizes. Raise INVALID_ARGUMENT."""
     assert namespace is not None
@@ -89,12 +92,14 @@ def check_create(request: service_pb.CreateScheduleRequest, namespace: Namespace
     checks.check_memo(request.memo, rules)
 
 
+@validates(WorkflowService.DescribeSchedule, WorkflowService.DeleteSchedule, WorkflowService.ListScheduleMatchingTimes)
 def check_schedule_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check that the schedule id is set. Raise INVALID_ARGUMENT."""
     if not request.schedule_id:
         raise invalid_argument("Can't load workflow execution. WorkflowId not set.")
 
 
+@validates(WorkflowService.UpdateSchedule)
 def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the new schedule like `check_create`. Raise INVALID_ARGUMENT."""
     assert namespace is not None
@@ -107,6 +112,7 @@ def check_update(request: service_pb.UpdateScheduleRequest, namespace: Namespace
     _check_size(request.schedule, request.memo.ByteSize(), rules)
 
 
+@validates(WorkflowService.PatchSchedule)
 def check_patch(request: service_pb.PatchScheduleRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check that there is a patch, and its sizes. Raise INVALID_ARGUMENT."""
     if not request.HasField("patch"):
@@ -172,6 +178,7 @@ def _check_size(schedule: schedule_pb.Schedule, memo_bytes: int, rules: Rules) -
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 
+@handles(WorkflowService.ListSchedules)
 async def list_schedules(
     frontend: FrontendPorts, request: service_pb.ListSchedulesRequest, context: CallContext
 ) -> service_pb.ListSchedulesResponse:
@@ -184,6 +191,7 @@ async def list_schedules(
     return service_pb.ListSchedulesResponse(schedules=listed, next_page_token=token)
 
 
+@handles(WorkflowService.CountSchedules)
 async def count_schedules(
     frontend: FrontendPorts, request: service_pb.CountSchedulesRequest, context: CallContext
 ) -> service_pb.CountSchedulesResponse:
@@ -221,18 +229,3 @@ def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> schedule_
     if info:
         entry.info.MergeFromString(info)
     return entry
-
-
-HANDLERS: dict[str, Handler] = {
-    "ListSchedules": list_schedules,
-    "CountSchedules": count_schedules,
-}
-
-VALIDATORS: dict[str, Validator] = {
-    "CreateSchedule": check_create,
-    "UpdateSchedule": check_update,
-    "PatchSchedule": check_patch,
-    "DescribeSchedule": check_schedule_id,
-    "DeleteSchedule": check_schedule_id,
-    "ListScheduleMatchingTimes": check_schedule_id,
-}

@@ -13,7 +13,10 @@ from temporalio.api.operatorservice.v1 import request_response_pb2 as operator_p
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.operator_service import OperatorService
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api.namespaces import edit
+from whistlestop.frontend.api.rules import handles
 from whistlestop.storage.visibility import SYSTEM_AND_PREDEFINED, AttributeType, is_reserved
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.namespace_pb2 import NamespaceData
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
 
 _LIMITS = {kind: 10 if kind is AttributeType.Keyword else 3 for kind in AttributeType}
@@ -31,6 +33,7 @@ _NOT_SET = "SearchAttributes are not set on request."
 _NO_NAMESPACE = "Namespace is not set on request."
 
 
+@handles(OperatorService.AddSearchAttributes)
 async def add_search_attributes(
     frontend: FrontendPorts, request: operator_pb.AddSearchAttributesRequest, context: CallContext
 ) -> operator_pb.AddSearchAttributesResponse:
@@ -58,6 +61,7 @@ async def add_search_attributes(
     return operator_pb.AddSearchAttributesResponse()
 
 
+@handles(OperatorService.RemoveSearchAttributes)
 async def remove_search_attributes(
     frontend: FrontendPorts, request: operator_pb.RemoveSearchAttributesRequest, context: CallContext
 ) -> operator_pb.RemoveSearchAttributesResponse:
@@ -82,6 +86,7 @@ async def remove_search_attributes(
     return operator_pb.RemoveSearchAttributesResponse()
 
 
+@handles(OperatorService.ListSearchAttributes)
 async def list_search_attributes(
     frontend: FrontendPorts, request: operator_pb.ListSearchAttributesRequest, context: CallContext
 ) -> operator_pb.ListSearchAttributesResponse:
@@ -94,6 +99,7 @@ async def list_search_attributes(
     return response
 
 
+@handles(WorkflowService.GetSearchAttributes)
 async def get_search_attributes(
     frontend: FrontendPorts, request: service_pb.GetSearchAttributesRequest, context: CallContext
 ) -> service_pb.GetSearchAttributesResponse:
@@ -135,11 +141,3 @@ def _fill(target: Any, attributes: Mapping[str, int]) -> None:
     # `target` is a map of enums, whose stub demands the generated type, though any number works.
     for name, kind in attributes.items():
         target[name] = int(kind)
-
-
-HANDLERS: dict[str, Handler] = {
-    "AddSearchAttributes": add_search_attributes,
-    "RemoveSearchAttributes": remove_search_attributes,
-    "ListSearchAttributes": list_search_attributes,
-    "GetSearchAttributes": get_search_attributes,
-}

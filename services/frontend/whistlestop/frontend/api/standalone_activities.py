@@ -15,9 +15,11 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import ServiceError, invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks, standalone
 from whistlestop.frontend.api.callbacks import check_callbacks
 from whistlestop.frontend.api.listing import Division, show_attributes
+from whistlestop.frontend.api.rules import handles, validates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
     from whistlestop.storage.records import VisibilityRow
@@ -68,6 +70,7 @@ _ENDS = (service_pb.RequestCancelActivityExecutionRequest, service_pb.TerminateA
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
+@validates(WorkflowService.StartActivityExecution)
 def check_start(request: service_pb.StartActivityExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check a start: ids, type, queue, timeouts. Timeouts that are not set are derived from the others.
 
@@ -162,6 +165,13 @@ def _fill_timeouts(request: service_pb.StartActivityExecutionRequest) -> None:
     request.heartbeat_timeout.SetInParent()
 
 
+@validates(
+    WorkflowService.RequestCancelActivityExecution,
+    WorkflowService.TerminateActivityExecution,
+    WorkflowService.PauseActivityExecution,
+    WorkflowService.UnpauseActivityExecution,
+    WorkflowService.ResetActivityExecution,
+)
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the activity's name, the request id, the identity and the reason. Raise INVALID_ARGUMENT."""
     if isinstance(request, _ENDS):
@@ -177,6 +187,7 @@ def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> Non
         _check_span(request.jitter, "jitter")
 
 
+@validates(WorkflowService.UpdateActivityExecutionOptions)
 def check_update_options(
     request: service_pb.UpdateActivityExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -217,6 +228,7 @@ def _check_options(options: activity_pb.ActivityOptions, wanted: set[str], rules
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 
+@handles(WorkflowService.ListActivityExecutions)
 async def list_activity_executions(
     frontend: FrontendPorts, request: service_pb.ListActivityExecutionsRequest, context: CallContext
 ) -> service_pb.ListActivityExecutionsResponse:
@@ -225,6 +237,7 @@ async def list_activity_executions(
     return service_pb.ListActivityExecutionsResponse(executions=listed, next_page_token=token)
 
 
+@handles(WorkflowService.CountActivityExecutions)
 async def count_activity_executions(
     frontend: FrontendPorts, request: service_pb.CountActivityExecutionsRequest, context: CallContext
 ) -> service_pb.CountActivityExecutionsResponse:
@@ -250,20 +263,11 @@ def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> activity_
     return entry
 
 
-HANDLERS: dict[str, Handler] = {
-    "ListActivityExecutions": list_activity_executions,
-    "CountActivityExecutions": count_activity_executions,
-}
-
-VALIDATORS: dict[str, Validator] = {
-    "StartActivityExecution": check_start,
-    "DescribeActivityExecution": NAMES.check_reference,
-    "PollActivityExecution": NAMES.check_reference,
-    "DeleteActivityExecution": NAMES.check_reference,
-    "RequestCancelActivityExecution": check_change,
-    "TerminateActivityExecution": check_change,
-    "PauseActivityExecution": check_change,
-    "UnpauseActivityExecution": check_change,
-    "ResetActivityExecution": check_change,
-    "UpdateActivityExecutionOptions": check_update_options,
-}
+@validates(
+    WorkflowService.DescribeActivityExecution,
+    WorkflowService.PollActivityExecution,
+    WorkflowService.DeleteActivityExecution,
+)
+def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Check that the activity is named correctly. Raise INVALID_ARGUMENT."""
+    NAMES.check_reference(request, namespace, rules)

@@ -16,14 +16,16 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks, standalone
 from whistlestop.frontend.api.listing import Division, show_attributes
+from whistlestop.frontend.api.rules import handles, validates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
@@ -51,6 +53,7 @@ _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
+@validates(WorkflowService.StartNexusOperationExecution)
 def check_start(
     request: service_pb.StartNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -114,6 +117,7 @@ def _check_headers(request: service_pb.StartNexusOperationExecutionRequest, conf
     request.nexus_header.update(lowered)
 
 
+@validates(WorkflowService.PollNexusOperationExecution)
 def check_poll(
     request: service_pb.PollNexusOperationExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -124,6 +128,7 @@ def check_poll(
     NAMES.check_reference(request, namespace, rules)
 
 
+@validates(WorkflowService.RequestCancelNexusOperationExecution, WorkflowService.TerminateNexusOperationExecution)
 def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the operation's name, the request id, the identity and the reason. Raise INVALID_ARGUMENT."""
     NAMES.check_request_id(request, rules)
@@ -136,6 +141,7 @@ def check_change(request: Any, namespace: Namespace | None, rules: Rules) -> Non
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 
+@handles(WorkflowService.ListNexusOperationExecutions)
 async def list_nexus_operation_executions(
     frontend: FrontendPorts, request: service_pb.ListNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.ListNexusOperationExecutionsResponse:
@@ -144,6 +150,7 @@ async def list_nexus_operation_executions(
     return service_pb.ListNexusOperationExecutionsResponse(operations=listed, next_page_token=token)
 
 
+@handles(WorkflowService.CountNexusOperationExecutions)
 async def count_nexus_operation_executions(
     frontend: FrontendPorts, request: service_pb.CountNexusOperationExecutionsRequest, context: CallContext
 ) -> service_pb.CountNexusOperationExecutionsResponse:
@@ -173,16 +180,7 @@ def _entry(row: VisibilityRow, custom: Mapping[str, AttributeType]) -> nexus_pb.
     return entry
 
 
-HANDLERS: dict[str, Handler] = {
-    "ListNexusOperationExecutions": list_nexus_operation_executions,
-    "CountNexusOperationExecutions": count_nexus_operation_executions,
-}
-
-VALIDATORS: dict[str, Validator] = {
-    "StartNexusOperationExecution": check_start,
-    "DescribeNexusOperationExecution": NAMES.check_reference,
-    "PollNexusOperationExecution": check_poll,
-    "DeleteNexusOperationExecution": NAMES.check_reference,
-    "RequestCancelNexusOperationExecution": check_change,
-    "TerminateNexusOperationExecution": check_change,
-}
+@validates(WorkflowService.DescribeNexusOperationExecution, WorkflowService.DeleteNexusOperationExecution)
+def check_reference(request: Any, namespace: Namespace | None, rules: Rules) -> None:
+    """Check that the operation is named correctly. Raise INVALID_ARGUMENT."""
+    NAMES.check_reference(request, namespace, rules)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.enums.v1.task_queue_pb2 import DescribeTaskQueueMode, TaskQueueKind, TaskQueueType
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.rules import validates
 from whistlestop.frontend.api.versioning.worker_version import check_worker_version
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.storage.namespaces import Namespace
 
 _STICKY = TaskQueueKind.TASK_QUEUE_KIND_STICKY
@@ -25,6 +27,7 @@ _ENHANCED = DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
 _MAX_REASON = 1000
 
 
+@validates(WorkflowService.PollWorkflowTaskQueue)
 def check_poll_workflow(
     request: service_pb.PollWorkflowTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -39,6 +42,7 @@ def check_poll_workflow(
         raise invalid_argument(f"Binary {request.binary_checksum} already marked as bad deployment: {bad.reason}")
 
 
+@validates(WorkflowService.PollActivityTaskQueue)
 def check_poll_activity(
     request: service_pb.PollActivityTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -47,6 +51,7 @@ def check_poll_activity(
     checks.check_queue_kind(request.task_queue, _ACTIVITY)
 
 
+@validates(WorkflowService.PollNexusTaskQueue)
 def check_poll_nexus(request: service_pb.PollNexusTaskQueueRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the queue, and the poller's identity and version. Raise INVALID_ARGUMENT."""
     _check_poll(request, rules)
@@ -59,12 +64,14 @@ def _check_poll(request: Any, rules: Rules) -> None:
     _check_versioning(request, rules)
 
 
+@validates(WorkflowService.ShutdownWorker)
 def check_shutdown(request: service_pb.ShutdownWorkerRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check that the worker does not name the server's own queues. Raise INVALID_ARGUMENT."""
     checks.check_not_internal(request.task_queue)
     checks.check_not_internal(request.sticky_task_queue)
 
 
+@validates(WorkflowService.DescribeTaskQueue)
 def check_describe_task_queue(
     request: service_pb.DescribeTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -84,6 +91,7 @@ def check_describe_task_queue(
         raise invalid_argument("Task Queue Partition invalid, use a different Task Queue or Task Queue Type")
 
 
+@validates(WorkflowService.ListTaskQueuePartitions)
 def check_list_partitions(
     request: service_pb.ListTaskQueuePartitionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -92,6 +100,7 @@ def check_list_partitions(
     checks.check_queue_kind(request.task_queue, _WORKFLOW)
 
 
+@validates(WorkflowService.UpdateTaskQueueConfig)
 def check_update_config(
     request: service_pb.UpdateTaskQueueConfigRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -145,14 +154,3 @@ def _check_text(field: str, text: str, most: int) -> None:
 
 def _check_versioning(request: Any, rules: Rules) -> None:
     check_worker_version(request, request.worker_version_capabilities, request.task_queue, rules)
-
-
-VALIDATORS: dict[str, Validator] = {
-    "PollWorkflowTaskQueue": check_poll_workflow,
-    "PollActivityTaskQueue": check_poll_activity,
-    "PollNexusTaskQueue": check_poll_nexus,
-    "DescribeTaskQueue": check_describe_task_queue,
-    "ListTaskQueuePartitions": check_list_partitions,
-    "UpdateTaskQueueConfig": check_update_config,
-    "ShutdownWorker": check_shutdown,
-}

@@ -14,7 +14,9 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api.listing import entries, fill_count, page, parsed_filter, show_attributes
+from whistlestop.frontend.api.rules import handles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from whistlestop.common.context import CallContext
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.records import VisibilityRow
     from whistlestop.storage.visibility import AttributeType
@@ -36,6 +37,7 @@ _STATUS_WORDS: dict[int, str] = {
 }
 
 
+@handles(WorkflowService.ListWorkflowExecutions)
 async def list_workflow_executions(
     frontend: FrontendPorts, request: service_pb.ListWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListWorkflowExecutionsResponse:
@@ -47,6 +49,7 @@ async def list_workflow_executions(
     return service_pb.ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
 
+@handles(WorkflowService.ScanWorkflowExecutions)
 async def scan_workflow_executions(
     frontend: FrontendPorts, request: service_pb.ScanWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ScanWorkflowExecutionsResponse:
@@ -55,6 +58,7 @@ async def scan_workflow_executions(
     return service_pb.ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
 
+@handles(WorkflowService.CountWorkflowExecutions)
 async def count_workflow_executions(
     frontend: FrontendPorts, request: service_pb.CountWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.CountWorkflowExecutionsResponse:
@@ -63,6 +67,7 @@ async def count_workflow_executions(
     return await fill_count(frontend, context, query, service_pb.CountWorkflowExecutionsResponse())
 
 
+@handles(WorkflowService.ListOpenWorkflowExecutions)
 async def list_open_workflow_executions(
     frontend: FrontendPorts, request: service_pb.ListOpenWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListOpenWorkflowExecutionsResponse:
@@ -74,6 +79,7 @@ async def list_open_workflow_executions(
     return service_pb.ListOpenWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
 
+@handles(WorkflowService.ListClosedWorkflowExecutions)
 async def list_closed_workflow_executions(
     frontend: FrontendPorts, request: service_pb.ListClosedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListClosedWorkflowExecutionsResponse:
@@ -91,6 +97,7 @@ async def list_closed_workflow_executions(
     return service_pb.ListClosedWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
 
+@handles(WorkflowService.ListArchivedWorkflowExecutions)
 async def list_archived_workflow_executions(
     frontend: FrontendPorts, request: service_pb.ListArchivedWorkflowExecutionsRequest, context: CallContext
 ) -> service_pb.ListArchivedWorkflowExecutionsResponse:
@@ -171,13 +178,3 @@ def _instant(timestamp: Timestamp) -> str:
 def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
-
-
-HANDLERS: dict[str, Handler] = {
-    "ListWorkflowExecutions": list_workflow_executions,
-    "ScanWorkflowExecutions": scan_workflow_executions,
-    "CountWorkflowExecutions": count_workflow_executions,
-    "ListOpenWorkflowExecutions": list_open_workflow_executions,
-    "ListClosedWorkflowExecutions": list_closed_workflow_executions,
-    "ListArchivedWorkflowExecutions": list_archived_workflow_executions,
-}

@@ -15,7 +15,9 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.messages.failures import FAILURE_EXCEEDS_LIMIT, server_failure, truncate
 from whistlestop.common.messages.times import duration_problem
 from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.rules import handles, validates
 from whistlestop.frontend.api.versioning.worker_version import check_worker_version
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.rpcs.rpc import Rpc
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
@@ -44,6 +46,7 @@ _WITH_SEARCH_ATTRIBUTES = frozenset(
 )
 
 
+@validates(WorkflowService.RespondWorkflowTaskCompleted)
 def check_workflow_task_completed(
     request: service_pb.RespondWorkflowTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -63,6 +66,7 @@ def check_workflow_task_completed(
     check_worker_version(request, request.worker_version_stamp, request.sticky_attributes.worker_task_queue, rules)
 
 
+@validates(WorkflowService.RespondWorkflowTaskFailed)
 def check_workflow_task_failed(
     request: service_pb.RespondWorkflowTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -72,11 +76,13 @@ def check_workflow_task_failed(
         request.failure.CopyFrom(_cut(request.failure, rules.config))
 
 
+@validates(WorkflowService.RespondActivityTaskCompleted, WorkflowService.RespondActivityTaskCanceled)
 def check_identity_only(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the length of the worker's identity, which may be empty. Raise INVALID_ARGUMENT."""
     checks.check_identity(request.identity, rules)
 
 
+@validates(WorkflowService.RespondActivityTaskFailed)
 def check_activity_failed(
     request: service_pb.RespondActivityTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -90,6 +96,12 @@ def check_activity_failed(
     checks.check_identity(request.identity, rules)
 
 
+@validates(
+    WorkflowService.RecordActivityTaskHeartbeatById,
+    WorkflowService.RespondActivityTaskCompletedById,
+    WorkflowService.RespondActivityTaskCanceledById,
+    WorkflowService.RespondActivityTaskFailedById,
+)
 def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the reference to an activity by its id. Raise INVALID_ARGUMENT."""
     if not request.activity_id:
@@ -102,6 +114,7 @@ def check_by_id(request: Any, namespace: Namespace | None, rules: Rules) -> None
         _check_retry_delays(request.failure)
 
 
+@validates(WorkflowService.RespondQueryTaskCompleted)
 def check_query_completed(
     request: service_pb.RespondQueryTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -112,6 +125,7 @@ def check_query_completed(
         request.error_message = checks.BLOB_TOO_LARGE
 
 
+@validates(WorkflowService.RespondNexusTaskCompleted)
 def check_nexus_completed(
     request: service_pb.RespondNexusTaskCompletedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -127,6 +141,7 @@ def check_nexus_completed(
         raise invalid_argument(f"operation token length exceeds allowed limit ({len(token.encode())}/{most})")
 
 
+@validates(WorkflowService.RespondNexusTaskFailed)
 def check_nexus_failed(
     request: service_pb.RespondNexusTaskFailedRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -147,6 +162,7 @@ def _check_retry_delays(failure: Failure) -> None:
         current = current.cause if current.HasField("cause") else None
 
 
+@handles(WorkflowService.RespondActivityTaskCompleted, WorkflowService.RespondActivityTaskCompletedById)
 async def activity_completed(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskCompleted, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.result):
@@ -154,6 +170,7 @@ async def activity_completed(frontend: FrontendPorts, request: Any, context: Cal
     return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
 
 
+@handles(WorkflowService.RespondActivityTaskCanceled, WorkflowService.RespondActivityTaskCanceledById)
 async def activity_canceled(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskCanceled, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
@@ -161,6 +178,7 @@ async def activity_canceled(frontend: FrontendPorts, request: Any, context: Call
     return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
 
 
+@handles(WorkflowService.RecordActivityTaskHeartbeat, WorkflowService.RecordActivityTaskHeartbeatById)
 async def activity_heartbeat(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RecordActivityTaskHeartbeat, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
@@ -170,6 +188,7 @@ async def activity_heartbeat(frontend: FrontendPorts, request: Any, context: Cal
     return _as_message(response)
 
 
+@handles(WorkflowService.RespondActivityTaskFailed, WorkflowService.RespondActivityTaskFailedById)
 async def activity_failed(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
     """Serve RespondActivityTaskFailed, by token or by id. The reply's `failures` report what was cut.
 
@@ -228,6 +247,7 @@ def _cut(failure: Failure, config: FrontendConfig) -> Failure:
     return server_failure(FAILURE_EXCEEDS_LIMIT, non_retryable=True, cause=cut)
 
 
+@validates(WorkflowService.UpdateWorkerConfig)
 def check_worker_config(
     request: service_pb.UpdateWorkerConfigRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -237,31 +257,3 @@ def check_worker_config(
     """
     if rules.config.worker_commands_enabled and not request.HasField("worker_config"):
         raise invalid_argument("WorkerConfig is not set")
-
-
-VALIDATORS: dict[str, Validator] = {
-    "UpdateWorkerConfig": check_worker_config,
-    "RespondWorkflowTaskCompleted": check_workflow_task_completed,
-    "RespondWorkflowTaskFailed": check_workflow_task_failed,
-    "RespondActivityTaskCompleted": check_identity_only,
-    "RespondActivityTaskCanceled": check_identity_only,
-    "RespondActivityTaskFailed": check_activity_failed,
-    "RecordActivityTaskHeartbeatById": check_by_id,
-    "RespondActivityTaskCompletedById": check_by_id,
-    "RespondActivityTaskCanceledById": check_by_id,
-    "RespondActivityTaskFailedById": check_by_id,
-    "RespondQueryTaskCompleted": check_query_completed,
-    "RespondNexusTaskCompleted": check_nexus_completed,
-    "RespondNexusTaskFailed": check_nexus_failed,
-}
-
-AROUND: dict[str, Handler] = {
-    "RecordActivityTaskHeartbeat": activity_heartbeat,
-    "RecordActivityTaskHeartbeatById": activity_heartbeat,
-    "RespondActivityTaskCompleted": activity_completed,
-    "RespondActivityTaskCompletedById": activity_completed,
-    "RespondActivityTaskCanceled": activity_canceled,
-    "RespondActivityTaskCanceledById": activity_canceled,
-    "RespondActivityTaskFailed": activity_failed,
-    "RespondActivityTaskFailedById": activity_failed,
-}

@@ -1,108 +1,92 @@
 """The RPCs of the history service, one module for each small group.
 
-A module adds coroutines `(service, request, context) -> reply` to `METHODS`, and is imported when one of its methods is
-first called: most test servers, and most calls of a function, need few of them. The frontend validates the form of
-requests; what depends on state is decided by the core.
+A module registers coroutines `(service, request, context) -> reply` by the decorator `handles`. It is imported when one
+of its RPCs is first called (`whistlestop.common.rpcs.handlers`). The frontend validates the form of requests; what
+depends on state is decided by the core.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
+
+from whistlestop.common.rpcs.handlers import Handlers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from whistlestop.common.clients import Reply
-    from whistlestop.common.context import CallContext
     from whistlestop.history.service import History
 
-    Handler: TypeAlias = Callable[[History, Any, CallContext], Awaitable[Reply]]
-
-METHODS: dict[str, Handler] = {}
-"""The methods of the modules imported so far."""
-
 _METHODS_OF = {
-    "activity.executions": (
+    "api.activity.executions": (
         "StartActivityExecution", "DescribeActivityExecution", "PollActivityExecution",
         "RequestCancelActivityExecution", "TerminateActivityExecution", "DeleteActivityExecution",
         "PauseActivityExecution", "UnpauseActivityExecution", "ResetActivityExecution",
         "UpdateActivityExecutionOptions",
     ),
-    "activity.operations": (
+    "api.activity.operations": (
         "PauseActivity", "UnpauseActivity", "ResetActivity", "UpdateActivityOptions",
     ),
-    "activity.tasks": (
+    "api.activity.tasks": (
         "RecordActivityTaskStarted", "RespondActivityTaskCompleted", "RespondActivityTaskCompletedById",
         "RespondActivityTaskFailed", "RespondActivityTaskFailedById", "RespondActivityTaskCanceled",
         "RespondActivityTaskCanceledById", "RecordActivityTaskHeartbeat", "RecordActivityTaskHeartbeatById",
     ),
-    "deployments": (
+    "api.deployments": (
         "RefreshDrainage", "RerouteTasks",
     ),
-    "fire_timers": (
+    "api.fire_timers": (
         "FireTimers",
     ),
-    "executions": (
+    "api.executions": (
         "RequestCancelWorkflowExecution", "TerminateWorkflowExecution", "DeleteWorkflowExecution",
         "DescribeWorkflowExecution", "UpdateWorkflowExecutionOptions",
     ),
-    "histories": (
+    "api.histories": (
         "GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse",
     ),
-    "multi_operation": (
+    "api.multi_operation": (
         "ExecuteMultiOperation",
     ),
-    "nexus.completions": (
+    "api.nexus.completions": (
         "CompleteNexusOperation",
     ),
-    "nexus.executions": (
+    "api.nexus.executions": (
         "StartNexusOperationExecution", "DescribeNexusOperationExecution", "PollNexusOperationExecution",
         "RequestCancelNexusOperationExecution", "TerminateNexusOperationExecution", "DeleteNexusOperationExecution",
     ),
-    "nexus.requests": (
+    "api.nexus.requests": (
         "DispatchNexusTask", "RecordNexusRequestStarted",
     ),
-    "nexus.tasks": (
+    "api.nexus.tasks": (
         "RecordNexusTaskStarted", "RespondNexusTaskCompleted", "RespondNexusTaskFailed",
     ),
-    "pause": (
+    "api.pause": (
         "PauseWorkflowExecution", "UnpauseWorkflowExecution",
     ),
-    "queries": (
+    "api.queries": (
         "QueryWorkflow", "RecordQueryTaskStarted", "RespondQueryTaskCompleted",
     ),
-    "reset": (
+    "api.reset": (
         "ResetWorkflowExecution",
     ),
-    "schedules": (
+    "schedule.rpcs": (
         "CreateSchedule", "DescribeSchedule", "UpdateSchedule", "PatchSchedule", "DeleteSchedule",
         "ListScheduleMatchingTimes",
     ),
-    "signals": (
+    "api.signals": (
         "SignalWorkflowExecution", "SignalWithStartWorkflowExecution",
     ),
-    "start": (
+    "api.start": (
         "StartWorkflowExecution",
     ),
-    "time_skipping": (
+    "api.time_skipping": (
         "PollWorkflowExecutionTimeSkipping",
     ),
-    "updates": (
+    "api.updates": (
         "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate",
     ),
-    "workflow_tasks": (
+    "api.workflow_tasks": (
         "ResetStickyTask", "ResetStickyTaskQueue", "RecordWorkflowTaskStarted", "RespondWorkflowTaskCompleted",
         "RespondWorkflowTaskFailed",
     ),
 }  # fmt: skip
-MODULE_OF = {method: module for module, methods in _METHODS_OF.items() for method in methods}
-
-
-def handler_of(method: str) -> Handler | None:
-    """Return the handler of a method, or None for an unknown one."""
-    handler = METHODS.get(method)
-    if handler is None and method in MODULE_OF:
-        import_module(f"{__name__}.{MODULE_OF[method]}")
-        handler = METHODS[method]
-    return handler
+HANDLERS: Handlers[History] = Handlers("whistlestop.history", _METHODS_OF)
+handles = HANDLERS.register

@@ -10,6 +10,7 @@ from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import RefreshDrainageResponse, RerouteTasksResponse
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning import drainage
 from whistlestop.common.versioning.build_ids import queues_of
 from whistlestop.common.versioning.deployments import (
@@ -19,7 +20,7 @@ from whistlestop.common.versioning.deployments import (
     versioned_queue,
     versioning_data,
 )
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import handles
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.versioning import nexus as nexus_routing
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersion, WorkerDeploymentVersionInfo
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import (
         NamespaceDeployments,
@@ -43,7 +43,8 @@ _PAGE = 100
 _MOST_PAGES = 100
 
 
-async def reroute_tasks(service: History, request: RerouteTasksRequest, context: CallContext) -> Reply:
+@handles(HistoryService.RerouteTasks)
+async def reroute_tasks(service: History, request: RerouteTasksRequest, context: CallContext) -> RerouteTasksResponse:
     """Reroute the tasks of the named queues, of versions that serve them and get no new work, and of build ids.
 
     Raise StorageError.
@@ -106,7 +107,10 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
     return moved
 
 
-async def refresh_drainage(service: History, request: RefreshDrainageRequest, context: CallContext) -> Reply:
+@handles(HistoryService.RefreshDrainage)
+async def refresh_drainage(
+    service: History, request: RefreshDrainageRequest, context: CallContext
+) -> RefreshDrainageResponse:
     """Check whether open workflows are pinned to draining versions, for those whose check is due.
 
     Raise StorageError.
@@ -154,7 +158,3 @@ async def _pinned_to(service: History, namespace_id: str, versions: Sequence[Wor
     query = replace(query, group_by=(Attribute(name, AttributeType.Keyword, name),))
     groups = await service.store.count_visibility_groups(namespace_id, query, len(versions))
     return {str(values[0]) for values, _ in groups}
-
-
-METHODS["RefreshDrainage"] = refresh_drainage
-METHODS["RerouteTasks"] = reroute_tasks

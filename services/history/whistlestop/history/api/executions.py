@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import not_found
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import EMPTY, check_override, named_version
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import handles
 from whistlestop.history.core import describe
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.signal.decide import ALREADY_COMPLETED
@@ -17,15 +18,15 @@ from whistlestop.history.engine import rebuilding
 from whistlestop.history.nexus import circuit_breakers
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
 
 
+@handles(HistoryService.RequestCancelWorkflowExecution)
 async def request_cancel_workflow_execution(
     service: History, request: service_pb.RequestCancelWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RequestCancelWorkflowExecutionResponse:
     """Request the workflow's cancellation; for a closed run this does nothing. Raise NOT_FOUND."""
     execution = request.workflow_execution
 
@@ -44,9 +45,10 @@ async def request_cancel_workflow_execution(
     return service_pb.RequestCancelWorkflowExecutionResponse()
 
 
+@handles(HistoryService.TerminateWorkflowExecution)
 async def terminate_workflow_execution(
     service: History, request: service_pb.TerminateWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.TerminateWorkflowExecutionResponse:
     """Terminate the run at once. Raise NOT_FOUND for a closed run."""
     execution = request.workflow_execution
 
@@ -67,9 +69,10 @@ async def terminate_workflow_execution(
     return service_pb.TerminateWorkflowExecutionResponse()
 
 
+@handles(HistoryService.DeleteWorkflowExecution)
 async def delete_workflow_execution(
     service: History, request: service_pb.DeleteWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.DeleteWorkflowExecutionResponse:
     """Terminate the run if it is open, notifying parent and children; then delete everything stored of it.
 
     Raise NOT_FOUND.
@@ -79,9 +82,10 @@ async def delete_workflow_execution(
     return service_pb.DeleteWorkflowExecutionResponse()
 
 
+@handles(HistoryService.DescribeWorkflowExecution)
 async def describe_workflow_execution(
     service: History, request: service_pb.DescribeWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.DescribeWorkflowExecutionResponse:
     """Describe a run: everything but its history. Raise NOT_FOUND."""
     engine = service.engine
     execution = request.execution
@@ -105,9 +109,10 @@ async def _fill_rules(service: History, namespace_id: str, reply: service_pb.Des
             activity.pause_info.rule.reason = rule.description
 
 
+@handles(HistoryService.UpdateWorkflowExecutionOptions)
 async def update_workflow_execution_options(
     service: History, request: service_pb.UpdateWorkflowExecutionOptionsRequest, context: CallContext
-) -> Reply:
+) -> service_pb.UpdateWorkflowExecutionOptionsResponse:
     """Change the options of an open run that the mask names; return all options.
 
     Raise NOT_FOUND, FAILED_PRECONDITION for an unknown version, or INVALID_ARGUMENT for an invalid mask.
@@ -125,10 +130,3 @@ async def update_workflow_execution_options(
 
     run, _ = await service.engine.change(context.namespace_id, execution.workflow_id, execution.run_id, decide)
     return service_pb.UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=options.of_run(run))
-
-
-METHODS["RequestCancelWorkflowExecution"] = request_cancel_workflow_execution
-METHODS["TerminateWorkflowExecution"] = terminate_workflow_execution
-METHODS["DeleteWorkflowExecution"] = delete_workflow_execution
-METHODS["DescribeWorkflowExecution"] = describe_workflow_execution
-METHODS["UpdateWorkflowExecutionOptions"] = update_workflow_execution_options

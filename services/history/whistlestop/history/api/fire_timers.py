@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from whistlestop.common.proto import internal_pb2
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.service import History
 
@@ -18,7 +18,10 @@ OUTBOX_GRACE_NS = 1_000_000_000
 """Younger transfer tasks are being delivered by the calls that wrote them."""
 
 
-async def fire_timers(service: History, request: internal_pb2.FireTimersRequest, context: CallContext) -> Reply:
+@handles(HistoryService.FireTimers)
+async def fire_timers(
+    service: History, request: internal_pb2.FireTimersRequest, context: CallContext
+) -> internal_pb2.FireTimersResponse:
     """Process one page of due timers and overdue transfer tasks. Repeated or concurrent calls are harmless.
 
     Mostly nothing is due, which one statement finds out. The next deadline is returned to callers that set a limit: to
@@ -39,6 +42,3 @@ async def fire_timers(service: History, request: internal_pb2.FireTimersRequest,
         more=limit in (timers, transfers),
         next_due_ns=nearest[0].fire_at_ns if nearest else 0,
     )
-
-
-METHODS["FireTimers"] = fire_timers

@@ -27,7 +27,8 @@ from whistlestop.common.errors import invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages import nesting
 from whistlestop.common.notify import closed_topic, execution_topic
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.workflow import close
@@ -36,7 +37,6 @@ from whistlestop.history.engine import histories
 from whistlestop.history.nexus import callback_order
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.engine.engine import Engine, Entry
     from whistlestop.history.service import History
@@ -103,9 +103,10 @@ def parse_token(data: bytes, run_id: str) -> PageToken:
     return token
 
 
+@handles(HistoryService.GetWorkflowExecutionHistory)
 async def get_workflow_execution_history(
     service: History, request: service_pb.GetWorkflowExecutionHistoryRequest, context: CallContext
-) -> Reply:
+) -> service_pb.GetWorkflowExecutionHistoryResponse | Encoded:
     """Return events of a run from the start or from the token on; wait for new ones if requested.
 
     Raise NOT_FOUND, or INVALID_ARGUMENT for an invalid token.
@@ -136,7 +137,7 @@ async def get_workflow_execution_history(
 
 def _answered(
     service: History, context: CallContext, reply: service_pb.GetWorkflowExecutionHistoryResponse, batches: list[bytes]
-) -> Reply:
+) -> service_pb.GetWorkflowExecutionHistoryResponse | Encoded:
     """Return the reply with these batches of events: concatenated, or each as it is stored."""
     if not service.limits.of(context.namespace).send_raw_history:
         return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, b"".join(batches)))
@@ -211,7 +212,7 @@ async def _close_event(
     key: ExecutionKey,
     *,
     first_call: bool,
-) -> Reply:
+) -> service_pb.GetWorkflowExecutionHistoryResponse | Encoded:
     """Return the last event of a closed run; for an open one only a token to ask again.
 
     A caller that does not wait gets the last event of a paused run, too, as from Temporal: its command line asks for
@@ -282,9 +283,10 @@ async def _wait(service: History, key: ExecutionKey, context: CallContext, first
                 return entry
 
 
+@handles(HistoryService.GetWorkflowExecutionHistoryReverse)
 async def get_workflow_execution_history_reverse(
     service: History, request: service_pb.GetWorkflowExecutionHistoryReverseRequest, context: CallContext
-) -> Reply:
+) -> service_pb.GetWorkflowExecutionHistoryReverseResponse:
     """Return events of a run from the newest back. Raise NOT_FOUND, or INVALID_ARGUMENT for an invalid token."""
     engine = service.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
@@ -302,7 +304,3 @@ async def get_workflow_execution_history_reverse(
     if batches and batches[-1].first_event_id > 1:
         reply.next_page_token = PageToken(key.run_id, batches[-1].first_event_id).encode()
     return reply
-
-
-METHODS["GetWorkflowExecutionHistory"] = get_workflow_execution_history
-METHODS["GetWorkflowExecutionHistoryReverse"] = get_workflow_execution_history_reverse

@@ -16,7 +16,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
 from whistlestop.common.lazy_dataclasses import dataclass
-from whistlestop.history.api import METHODS, links, updates
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles, links, updates
 from whistlestop.history.api import start as start_api
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.state_pb2 import Update
@@ -26,7 +27,6 @@ from whistlestop.history.engine import histories
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Entry
@@ -209,9 +209,10 @@ class _UpdateWithStart:
         raise failure(None, update.aborted_by_closing())
 
 
+@handles(HistoryService.ExecuteMultiOperation)
 async def execute_multi_operation(
     service: History, request: service_pb.ExecuteMultiOperationRequest, context: CallContext
-) -> Reply:
+) -> service_pb.ExecuteMultiOperationResponse:
     """Start a workflow and update it, or only update the existing one.
 
     Raise INVALID_ARGUMENT for other operations than these two. Any other error has a MultiOperationExecutionFailure
@@ -243,6 +244,3 @@ def _overtaken_by_closing(error: ServiceError) -> bool:
         return False
     started, updated = details.statuses
     return started.code == Code.ABORTED and "aborted by closing workflow" in updated.message
-
-
-METHODS["ExecuteMultiOperation"] = execute_multi_operation

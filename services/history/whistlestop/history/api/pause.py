@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.core.operations import pause
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.service import History
 
 
+@handles(HistoryService.PauseWorkflowExecution)
 async def pause_workflow_execution(
     service: History, request: service_pb.PauseWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PauseWorkflowExecutionResponse:
     """Pause a workflow. Raise NOT_FOUND, or FAILED_PRECONDITION when another request has paused it."""
     await service.engine.change(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.pause(run, request)
@@ -25,15 +26,12 @@ async def pause_workflow_execution(
     return service_pb.PauseWorkflowExecutionResponse()
 
 
+@handles(HistoryService.UnpauseWorkflowExecution)
 async def unpause_workflow_execution(
     service: History, request: service_pb.UnpauseWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.UnpauseWorkflowExecutionResponse:
     """Unpause a workflow. Raise NOT_FOUND, or FAILED_PRECONDITION when it is not paused."""
     await service.engine.change(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.unpause(run, request)
     )
     return service_pb.UnpauseWorkflowExecutionResponse()
-
-
-METHODS["PauseWorkflowExecution"] = pause_workflow_execution
-METHODS["UnpauseWorkflowExecution"] = unpause_workflow_execution

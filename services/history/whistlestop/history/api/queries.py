@@ -36,7 +36,7 @@ from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning import drainage
 from whistlestop.common.versioning.deployments import find_version_info, versioned_queue
 from whistlestop.history import tokens
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import handles
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
@@ -49,7 +49,6 @@ from whistlestop.history.engine.waiting_callers import is_waiting
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
@@ -85,7 +84,10 @@ PollResponse = service_pb.PollWorkflowTaskQueueResponse
 _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 
 
-async def query_workflow(service: History, request: service_pb.QueryWorkflowRequest, context: CallContext) -> Reply:
+@handles(HistoryService.QueryWorkflow)
+async def query_workflow(
+    service: History, request: service_pb.QueryWorkflowRequest, context: CallContext
+) -> service_pb.QueryWorkflowResponse:
     """Query the workflow, and wait for the answer.
 
     Raise NOT_FOUND, DEADLINE_EXCEEDED without an answer, FAILED_PRECONDITION when no worker can answer,
@@ -384,9 +386,10 @@ async def attach(service: History, run: Run, reply: PollResponse) -> None:
             await service.store.delete_query(record.query_id)
 
 
+@handles(HistoryService.RecordQueryTaskStarted)
 async def record_query_task_started(
     service: History, request: internal_pb2.RecordQueryTaskStartedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollWorkflowTaskQueueResponse | Encoded:
     """Return a direct query to a poller, with the whole history unless the queue is sticky.
 
     Raise NOT_FOUND when the query is answered or its caller is gone.
@@ -422,9 +425,10 @@ async def record_query_task_started(
     return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
 
 
+@handles(HistoryService.RespondQueryTaskCompleted)
 async def respond_query_task_completed(
     service: History, request: service_pb.RespondQueryTaskCompletedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RespondQueryTaskCompletedResponse:
     """Store a worker's answer to a direct query. Raise NOT_FOUND when its caller is gone."""
     token = tokens.received(request.task_token, tokens.Kind.QUERY, context, TASK_NOT_FOUND)
     result = query_pb.WorkflowQueryResult(result_type=request.completed_type, error_message=request.error_message)
@@ -437,8 +441,3 @@ async def respond_query_task_completed(
         raise not_found(TASK_NOT_FOUND)
     service.notifier.publish((query_topic(token.query_id),))
     return service_pb.RespondQueryTaskCompletedResponse()
-
-
-METHODS["QueryWorkflow"] = query_workflow
-METHODS["RecordQueryTaskStarted"] = record_query_task_started
-METHODS["RespondQueryTaskCompleted"] = respond_query_task_completed

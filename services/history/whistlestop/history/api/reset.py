@@ -9,7 +9,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError, not_found
 from whistlestop.common.messages import nesting
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.api.start import MAX_EARLIER_RUNS
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.operations import reset as core_reset
@@ -21,7 +22,6 @@ from whistlestop.storage.records import CurrentWrite, ExecutionKey
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
@@ -34,9 +34,10 @@ MAX_CHAIN = 1000
 """The maximum of runs in a chain whose events are applied again."""
 
 
+@handles(HistoryService.ResetWorkflowExecution)
 async def reset_workflow_execution(
     service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.ResetWorkflowExecutionResponse:
     """Create a run that starts at a point of the base's history, and terminate the current one.
 
     Return the new run's id. Raise NOT_FOUND, INVALID_ARGUMENT for an invalid point, or UNAVAILABLE after too many
@@ -186,6 +187,3 @@ async def _await_child_events(engine: Engine, key: ExecutionKey) -> None:
 
     if endings:
         await engine.change(key.namespace_id, key.workflow_id, key.run_id, decide)
-
-
-METHODS["ResetWorkflowExecution"] = reset_workflow_execution

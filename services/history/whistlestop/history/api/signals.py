@@ -9,7 +9,8 @@ from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
-from whistlestop.history.api import METHODS, links
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles, links
 from whistlestop.history.api.start import Start, check_version, first_of_chain, next_step
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.signal import decide as signal
@@ -17,7 +18,6 @@ from whistlestop.history.engine import changes
 from whistlestop.history.engine.changes import Next
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Entry
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 
 
+@handles(HistoryService.SignalWorkflowExecution)
 async def signal_workflow_execution(
     service: History, request: service_pb.SignalWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.SignalWorkflowExecutionResponse:
     """Signal the named run, or the current one. Raise NOT_FOUND, also for a closed run, or INVALID_ARGUMENT."""
     execution = request.workflow_execution
 
@@ -95,6 +96,7 @@ class _ClosedError(Exception):
     """The current run is closed and can't be signalled, so another has to be started."""
 
 
+@handles(HistoryService.SignalWithStartWorkflowExecution)
 async def signal_with_start_workflow_execution(
     service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.SignalWithStartWorkflowExecutionResponse:
@@ -193,7 +195,3 @@ async def _signal_current(
             raise
         return None
     return run
-
-
-METHODS["SignalWorkflowExecution"] = signal_workflow_execution
-METHODS["SignalWithStartWorkflowExecution"] = signal_with_start_workflow_execution

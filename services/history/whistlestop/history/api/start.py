@@ -15,8 +15,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.records import record
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import check_override, named_version
-from whistlestop.history.api import METHODS, links
+from whistlestop.history.api import handles, links
 from whistlestop.history.core.chain import id_policies
 from whistlestop.history.core.chain import start as core_start
 from whistlestop.history.core.chain.id_policies import Verdict
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
 
-    from whistlestop.common.clients import Reply
+    from whistlestop.common.clients import Encoded
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
@@ -93,9 +94,10 @@ class Start:
         return run
 
 
+@handles(HistoryService.StartWorkflowExecution)
 async def start_workflow_execution(
     service: History, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.StartWorkflowExecutionResponse | Encoded:
     """Start a run, or answer as the id policies say when the workflow id is in use. Raise ALREADY_EXISTS."""
     delayed = bool(request.cron_schedule) or request.workflow_start_delay.ToNanoseconds() > 0
     if delayed or not service.limits.of(context.namespace).eager_workflow_start:
@@ -262,6 +264,3 @@ async def _add_eager_task(service: History, run: Run, reply: service_pb.StartWor
 
     if run.has_started_workflow_task:
         reply.eager_workflow_task.ParseFromString(await poll_reply(service, run, partial=False))
-
-
-METHODS["StartWorkflowExecution"] = start_workflow_execution

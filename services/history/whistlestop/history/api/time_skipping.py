@@ -8,7 +8,8 @@ from temporalio.api.enums.v1 import time_skipping_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.notify import execution_topic
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.api.updates import deadline
 from whistlestop.history.core.timeskip.state import fast_forward_info, is_enabled
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
@@ -17,7 +18,6 @@ from whistlestop.storage.records import ExecutionKey
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.service import History
@@ -33,9 +33,10 @@ ENDED = "the execution ended before the fast-forward completed"
 DISABLED = "time skipping was disabled before the fast-forward completed"
 
 
+@handles(HistoryService.PollWorkflowExecutionTimeSkipping)
 async def poll_workflow_execution_time_skipping(
     service: History, request: service_pb.PollWorkflowExecutionTimeSkippingRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollWorkflowExecutionTimeSkippingResponse:
     """Return how the fast-forward ended; POLL_TIMEOUT when it has not by the deadline. Raise NOT_FOUND."""
     engine = service.engine
     execution = request.workflow_execution
@@ -83,6 +84,3 @@ def _reply(
     return service_pb.PollWorkflowExecutionTimeSkippingResponse(
         fast_forward_info=info, fast_forward_polling_result=result, failed_reason=why
     )
-
-
-METHODS["PollWorkflowExecutionTimeSkipping"] = poll_workflow_execution_time_skipping

@@ -11,7 +11,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import deadline_exceeded
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.core.times import SECOND_NS
 from whistlestop.history.core.transition.run import PAUSED, RUNNING
 from whistlestop.history.core.update import decide as update
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.update.v1 import message_pb2 as update_pb
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.service import History
     from whistlestop.storage.records import ExecutionKey
 
 
+@handles(HistoryService.UpdateWorkflowExecution)
 async def update_workflow_execution(
     service: History, request: service_pb.UpdateWorkflowExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.UpdateWorkflowExecutionResponse:
     """Admit the update, and wait until it reaches the requested stage; without it the reply has the current stage.
 
     Raise what `update.admit` and `wait` raise.
@@ -151,9 +152,10 @@ async def wait(
                 return reached, None
 
 
+@handles(HistoryService.PollWorkflowExecutionUpdate)
 async def poll_workflow_execution_update(
     service: History, request: service_pb.PollWorkflowExecutionUpdateRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollWorkflowExecutionUpdateResponse:
     """Wait for the outcome of an update that was admitted before. Raise NOT_FOUND, or DEADLINE_EXCEEDED."""
     ref = request.update_ref
     entry = await service.engine.find(
@@ -171,7 +173,3 @@ async def poll_workflow_execution_update(
     if outcome is not None:
         reply.outcome.CopyFrom(outcome)
     return reply
-
-
-METHODS["UpdateWorkflowExecution"] = update_workflow_execution
-METHODS["PollWorkflowExecutionUpdate"] = poll_workflow_execution_update

@@ -13,9 +13,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.clients import Encoded
 from whistlestop.common.errors import namespace_not_found, not_found
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import version_of
 from whistlestop.history import tokens
-from whistlestop.history.api import METHODS, queries
+from whistlestop.history.api import handles, queries
 from whistlestop.history.api.activity import tasks as activity_tasks
 from whistlestop.history.api.histories import first_page
 from whistlestop.history.core import completion
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from temporalio.api.command.v1.message_pb2 import Command
     from temporalio.api.common.v1.message_pb2 import SearchAttributes
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
@@ -51,9 +51,10 @@ MANY_COMMANDS = 100
 """Completions with more commands are processed off the event loop."""
 
 
+@handles(HistoryService.RecordWorkflowTaskStarted)
 async def record_workflow_task_started(
     service: History, request: internal_pb2.RecordWorkflowTaskStartedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollWorkflowTaskQueueResponse | Encoded:
     """Start the task for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     poll = request.poll
 
@@ -114,9 +115,10 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
     return reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data)
 
 
+@handles(HistoryService.RespondWorkflowTaskCompleted)
 async def respond_workflow_task_completed(
     service: History, request: service_pb.RespondWorkflowTaskCompletedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RespondWorkflowTaskCompletedResponse | Encoded:
     """Process a worker's commands; the reply may carry the next workflow task and eager activities.
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for invalid commands.
@@ -270,9 +272,10 @@ def _sets_search_attributes(command: Command) -> bool:
     )
 
 
+@handles(HistoryService.RespondWorkflowTaskFailed)
 async def respond_workflow_task_failed(
     service: History, request: service_pb.RespondWorkflowTaskFailedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RespondWorkflowTaskFailedResponse:
     """Record that the worker failed to process the task. Raise NOT_FOUND for a stale token."""
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_NOT_FOUND)
 
@@ -300,9 +303,10 @@ async def respond_workflow_task_failed(
     return service_pb.RespondWorkflowTaskFailedResponse()
 
 
+@handles(HistoryService.ResetStickyTask)
 async def reset_sticky_task(
     service: History, request: internal_pb2.ResetStickyTaskRequest, context: CallContext
-) -> Reply:
+) -> internal_pb2.Empty:
     """Move a task from a sticky queue without pollers to the run's own queue. Raise NOT_FOUND for a stale task."""
 
     def decide(run: Run) -> None:
@@ -316,9 +320,10 @@ async def reset_sticky_task(
     return internal_pb2.Empty()
 
 
+@handles(HistoryService.ResetStickyTaskQueue)
 async def reset_sticky_task_queue(
     service: History, request: service_pb.ResetStickyTaskQueueRequest, context: CallContext
-) -> Reply:
+) -> service_pb.ResetStickyTaskQueueResponse:
     """Leave the sticky queue, because the worker dropped the run from its cache. Raise NOT_FOUND for a closed run."""
 
     def decide(run: Run) -> None:
@@ -330,10 +335,3 @@ async def reset_sticky_task_queue(
 
     await service.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return service_pb.ResetStickyTaskQueueResponse()
-
-
-METHODS["ResetStickyTask"] = reset_sticky_task
-METHODS["ResetStickyTaskQueue"] = reset_sticky_task_queue
-METHODS["RecordWorkflowTaskStarted"] = record_workflow_task_started
-METHODS["RespondWorkflowTaskCompleted"] = respond_workflow_task_completed
-METHODS["RespondWorkflowTaskFailed"] = respond_workflow_task_failed

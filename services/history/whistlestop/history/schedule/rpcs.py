@@ -5,7 +5,7 @@ The frontend serves lists and counts from visibility.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
@@ -19,6 +19,8 @@ from whistlestop.common.errors import (
     not_found,
 )
 from whistlestop.common.messages import nesting
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.times import timestamp_ns
 from whistlestop.history.core.workflow import close
@@ -30,12 +32,9 @@ from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.visibility import AttributeType
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.schedule.v1 import message_pb2 as schedule_pb
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
@@ -44,7 +43,10 @@ if TYPE_CHECKING:
 TOO_MANY_EXCLUSIONS = "the schedule calendar specification has too many exclusions. Please modify the specification."
 
 
-async def create_schedule(service: History, request: service_pb.CreateScheduleRequest, context: CallContext) -> Reply:
+@handles(HistoryService.CreateSchedule)
+async def create_schedule(
+    service: History, request: service_pb.CreateScheduleRequest, context: CallContext
+) -> service_pb.CreateScheduleResponse:
     """Create a schedule. Raise ALREADY_EXISTS when there is one of that id."""
     await _make_canonical(request.schedule)
     patch = request.initial_patch if request.HasField("initial_patch") else None
@@ -91,9 +93,10 @@ def _start_request(request: service_pb.CreateScheduleRequest) -> service_pb.Star
     return begin
 
 
+@handles(HistoryService.DescribeSchedule)
 async def describe_schedule(
     service: History, request: service_pb.DescribeScheduleRequest, context: CallContext
-) -> Reply:
+) -> service_pb.DescribeScheduleResponse:
     """Describe a schedule, and return its conflict token. Raise NOT_FOUND."""
     key = await _key(service, request.schedule_id, context)
     entry = await service.engine.read(key)
@@ -119,7 +122,10 @@ async def describe_schedule(
     return response
 
 
-async def update_schedule(service: History, request: service_pb.UpdateScheduleRequest, context: CallContext) -> Reply:
+@handles(HistoryService.UpdateSchedule)
+async def update_schedule(
+    service: History, request: service_pb.UpdateScheduleRequest, context: CallContext
+) -> service_pb.UpdateScheduleResponse:
     """Replace the schedule, and its search attributes and memo if they are given.
 
     Raise FAILED_PRECONDITION when the conflict token does not match.
@@ -160,7 +166,10 @@ def _replace_memo(run: Run, memo: common_pb.Memo) -> None:
     run.visibility_changed = True
 
 
-async def patch_schedule(service: History, request: service_pb.PatchScheduleRequest, context: CallContext) -> Reply:
+@handles(HistoryService.PatchSchedule)
+async def patch_schedule(
+    service: History, request: service_pb.PatchScheduleRequest, context: CallContext
+) -> service_pb.PatchScheduleResponse:
     """Trigger, backfill, pause or unpause the schedule.
 
     Raise NOT_FOUND, or FAILED_PRECONDITION for too many backfills.
@@ -176,7 +185,10 @@ async def patch_schedule(service: History, request: service_pb.PatchScheduleRequ
     return service_pb.PatchScheduleResponse()
 
 
-async def delete_schedule(service: History, request: service_pb.DeleteScheduleRequest, context: CallContext) -> Reply:
+@handles(HistoryService.DeleteSchedule)
+async def delete_schedule(
+    service: History, request: service_pb.DeleteScheduleRequest, context: CallContext
+) -> service_pb.DeleteScheduleResponse:
     """Delete the schedule; the runs that it started continue. Raise NOT_FOUND."""
 
     def decide(run: Run) -> None:
@@ -188,9 +200,10 @@ async def delete_schedule(service: History, request: service_pb.DeleteScheduleRe
     return service_pb.DeleteScheduleResponse()
 
 
+@handles(HistoryService.ListScheduleMatchingTimes)
 async def list_schedule_matching_times(
     service: History, request: service_pb.ListScheduleMatchingTimesRequest, context: CallContext
-) -> Reply:
+) -> service_pb.ListScheduleMatchingTimesResponse:
     """Return the schedule's times within a range, even of a closed schedule.
 
     Raise NOT_FOUND, or INVALID_ARGUMENT without a range, for an unreadable spec, or with too many exclusions.
@@ -232,13 +245,3 @@ async def _key(service: History, schedule_id: str, context: CallContext) -> Exec
 
 def _token(number: int) -> bytes:
     return number.to_bytes(8, "big")
-
-
-SERVED: dict[str, Callable[[History, Any, CallContext], Awaitable[Reply]]] = {
-    "CreateSchedule": create_schedule,
-    "DescribeSchedule": describe_schedule,
-    "UpdateSchedule": update_schedule,
-    "PatchSchedule": patch_schedule,
-    "DeleteSchedule": delete_schedule,
-    "ListScheduleMatchingTimes": list_schedule_matching_times,
-}

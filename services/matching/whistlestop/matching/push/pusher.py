@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
     from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
     from whistlestop.common.context import CallContext
     from whistlestop.common.ids import Ids
@@ -108,7 +107,7 @@ class Pusher:
 
     # ---- configuration -----------------------------------------------------------------------------------------------
 
-    async def check(self, request: CheckComputeRequest, context: CallContext) -> Reply:
+    async def check(self, request: CheckComputeRequest, context: CallContext) -> CheckComputeResponse:
         """Check each group and its target, and start one worker of each if requested. Raise INVALID_ARGUMENT."""
         reply = CheckComputeResponse()
         ready: list[tuple[str, Scaler, Provider, dict[str, Any]]] = []

@@ -15,10 +15,12 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 from whistlestop.common.clients import decoded
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found, unavailable
 from whistlestop.common.proto.deployment_pb2 import CheckComputeRequest, CheckComputeResponse, RerouteTasksRequest
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.common.versioning.deployment_changes import add_version
 from whistlestop.common.versioning.deployments import find_deployment, find_version, serves
 from whistlestop.frontend.api.deployments import compute_config
 from whistlestop.frontend.api.deployments.deployments import change_adding_version, find, limits_of, store_of
+from whistlestop.frontend.api.rules import handles
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import DeploymentData, NamespaceDeployments
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
 
 _REQUESTS_REMEMBERED = 20
@@ -81,6 +82,7 @@ async def _start_for_backlog(frontend: FrontendPorts, context: CallContext, info
         await frontend.history.RerouteTasks(RerouteTasksRequest(queues=queues, push=True), context)
 
 
+@handles(WorkflowService.CreateWorkerDeploymentVersion)
 async def create_version(
     frontend: FrontendPorts, request: rr.CreateWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentVersionResponse:
@@ -129,6 +131,7 @@ def _is_created(data: DeploymentData, request: rr.CreateWorkerDeploymentVersionR
     raise ServiceError(Code.ALREADY_EXISTS, f'Worker Deployment Version "{version_name}" already exists')
 
 
+@handles(WorkflowService.UpdateWorkerDeploymentVersionComputeConfig)
 async def update_compute_config(
     frontend: FrontendPorts, request: rr.UpdateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionComputeConfigResponse:
@@ -180,6 +183,7 @@ def _version_in(
     return data, info
 
 
+@handles(WorkflowService.ValidateWorkerDeploymentVersionComputeConfig)
 async def validate_compute_config(
     frontend: FrontendPorts, request: rr.ValidateWorkerDeploymentVersionComputeConfigRequest, context: CallContext
 ) -> rr.ValidateWorkerDeploymentVersionComputeConfigResponse:
@@ -199,10 +203,3 @@ async def validate_compute_config(
         config = compute_config.updated(current, upserts, removes)
         await _check(frontend, context, version, config, start=False)
     return rr.ValidateWorkerDeploymentVersionComputeConfigResponse()
-
-
-HANDLERS: dict[str, Handler] = {
-    "CreateWorkerDeploymentVersion": create_version,
-    "UpdateWorkerDeploymentVersionComputeConfig": update_compute_config,
-    "ValidateWorkerDeploymentVersionComputeConfig": validate_compute_config,
-}

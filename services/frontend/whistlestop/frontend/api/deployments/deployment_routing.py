@@ -15,6 +15,7 @@ from whistlestop.common.proto.deployment_pb2 import (
     NamespaceDeployments,
     RerouteTasksRequest,
 )
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.common.versioning import drainage
 from whistlestop.common.versioning.deployment_changes import add_deployment, add_version
 from whistlestop.common.versioning.deployments import (
@@ -23,6 +24,7 @@ from whistlestop.common.versioning.deployments import (
     find_version,
     routing_of,
 )
+from whistlestop.frontend.api.rules import handles
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1 import message_pb2 as deployment_pb
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import DeploymentData
     from whistlestop.common.versioning.deployment_changes import DeploymentLimits
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
 
 from whistlestop.frontend.api.deployments.deployments import (
@@ -171,6 +172,7 @@ def _is_modifier(data: DeploymentData, request: Any) -> bool:
     return bool(data.description.worker_deployment_info.last_modifier_identity == request.identity)
 
 
+@handles(WorkflowService.SetWorkerDeploymentCurrentVersion)
 async def set_current_version(
     frontend: FrontendPorts, request: rr.SetWorkerDeploymentCurrentVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentCurrentVersionResponse:
@@ -236,6 +238,7 @@ def _unset_ramp(routing: deployment_pb.RoutingConfig, now_ns: int) -> None:
     routing.ramping_version_percentage_changed_time.FromNanoseconds(now_ns)
 
 
+@handles(WorkflowService.SetWorkerDeploymentRampingVersion)
 async def set_ramping_version(
     frontend: FrontendPorts, request: rr.SetWorkerDeploymentRampingVersionRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentRampingVersionResponse:
@@ -316,9 +319,3 @@ async def _reroute(frontend: FrontendPorts, context: CallContext, data: Deployme
         queues=[RerouteTasksRequest.Queue(name=name, task_type=kind) for name, kind in sorted(queues)]
     )
     await reroute_tasks(frontend, request, context)
-
-
-HANDLERS: dict[str, Handler] = {
-    "SetWorkerDeploymentCurrentVersion": set_current_version,
-    "SetWorkerDeploymentRampingVersion": set_ramping_version,
-}

@@ -24,6 +24,7 @@ from whistlestop.common.proto.deployment_pb2 import (
     RerouteTasksRequest,
 )
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.common.versioning import drainage
 from whistlestop.common.versioning.deployment_changes import (
     AUTO_CREATED,
@@ -39,6 +40,7 @@ from whistlestop.common.versioning.deployments import (
 )
 from whistlestop.frontend.api.deployments import compute_config
 from whistlestop.frontend.api.deployments.compute_status import compute_status
+from whistlestop.frontend.api.rules import handles
 from whistlestop.storage.deployments import MAX_BEHIND_S, Deployments
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import DeploymentData, NamespaceDeployments
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
 
     T = TypeVar("T")
@@ -241,6 +242,7 @@ def _summary(
     return summary
 
 
+@handles(WorkflowService.DescribeWorkerDeployment)
 async def describe_worker_deployment(
     frontend: FrontendPorts, request: rr.DescribeWorkerDeploymentRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentResponse:
@@ -262,6 +264,7 @@ async def describe_worker_deployment(
     return reply
 
 
+@handles(WorkflowService.DescribeWorkerDeploymentVersion)
 async def describe_worker_deployment_version(
     frontend: FrontendPorts, request: rr.DescribeWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.DescribeWorkerDeploymentVersionResponse:
@@ -287,6 +290,7 @@ async def describe_worker_deployment_version(
     return reply
 
 
+@handles(WorkflowService.ListWorkerDeployments)
 async def list_worker_deployments(
     frontend: FrontendPorts, request: rr.ListWorkerDeploymentsRequest, context: CallContext
 ) -> rr.ListWorkerDeploymentsResponse:
@@ -332,6 +336,7 @@ async def list_worker_deployments(
 # ---- everything else ------------------------------------------------------------------------------------------------
 
 
+@handles(WorkflowService.SetWorkerDeploymentManager)
 async def set_manager(
     frontend: FrontendPorts, request: rr.SetWorkerDeploymentManagerRequest, context: CallContext
 ) -> rr.SetWorkerDeploymentManagerResponse:
@@ -355,6 +360,7 @@ async def set_manager(
     return await store_of(frontend).change(context.namespace_id, change)
 
 
+@handles(WorkflowService.DeleteWorkerDeploymentVersion)
 async def delete_version(
     frontend: FrontendPorts, request: rr.DeleteWorkerDeploymentVersionRequest, context: CallContext
 ) -> rr.DeleteWorkerDeploymentVersionResponse:
@@ -386,6 +392,7 @@ async def delete_version(
     return rr.DeleteWorkerDeploymentVersionResponse()
 
 
+@handles(WorkflowService.DeleteWorkerDeployment)
 async def delete_deployment(
     frontend: FrontendPorts, request: rr.DeleteWorkerDeploymentRequest, context: CallContext
 ) -> rr.DeleteWorkerDeploymentResponse:
@@ -403,6 +410,7 @@ async def delete_deployment(
     return rr.DeleteWorkerDeploymentResponse()
 
 
+@handles(WorkflowService.UpdateWorkerDeploymentVersionMetadata)
 async def update_version_metadata(
     frontend: FrontendPorts, request: rr.UpdateWorkerDeploymentVersionMetadataRequest, context: CallContext
 ) -> rr.UpdateWorkerDeploymentVersionMetadataResponse:
@@ -428,6 +436,7 @@ async def update_version_metadata(
     return await store_of(frontend).change(context.namespace_id, change)
 
 
+@handles(WorkflowService.CreateWorkerDeployment)
 async def create_deployment(
     frontend: FrontendPorts, request: rr.CreateWorkerDeploymentRequest, context: CallContext
 ) -> rr.CreateWorkerDeploymentResponse:
@@ -453,15 +462,3 @@ async def create_deployment(
         return rr.CreateWorkerDeploymentResponse(conflict_token=token_of(data))
 
     return await store_of(frontend).change(context.namespace_id, change)
-
-
-HANDLERS: dict[str, Handler] = {
-    "CreateWorkerDeployment": create_deployment,
-    "DeleteWorkerDeployment": delete_deployment,
-    "DeleteWorkerDeploymentVersion": delete_version,
-    "DescribeWorkerDeployment": describe_worker_deployment,
-    "DescribeWorkerDeploymentVersion": describe_worker_deployment_version,
-    "ListWorkerDeployments": list_worker_deployments,
-    "SetWorkerDeploymentManager": set_manager,
-    "UpdateWorkerDeploymentVersionMetadata": update_version_metadata,
-}

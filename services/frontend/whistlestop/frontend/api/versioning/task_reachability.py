@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import task_queue_pb2 as enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
-from whistlestop.common.clients import decoded
+from whistlestop.common.clients import Encoded, decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.common.versioning.build_ids import find_build, is_fully_ramped
 from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.deployments.deployments import store_of
+from whistlestop.frontend.api.rules import handles, validates
 from whistlestop.frontend.api.versioning.version_sets import RULES_OFF, switched_off
 from whistlestop.frontend.api.versioning.versioning_rules import upstream
 from whistlestop.storage.visibility import parse
@@ -26,10 +28,9 @@ from whistlestop.storage.visibility import parse
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, VersioningData
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
@@ -38,6 +39,7 @@ _OPEN, _CLOSED = enums.TASK_REACHABILITY_OPEN_WORKFLOWS, enums.TASK_REACHABILITY
 _STATUS = {_EXISTING: "", _OPEN: " AND ExecutionStatus = 'Running'", _CLOSED: " AND ExecutionStatus != 'Running'"}
 
 
+@validates(WorkflowService.GetWorkerTaskReachability)
 def check_get(request: rr.GetWorkerTaskReachabilityRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the number and lengths of build ids, and the queues that an unversioned worker needs.
 
@@ -63,6 +65,7 @@ def check_get(request: rr.GetWorkerTaskReachabilityRequest, namespace: Namespace
         checks.check_queue_name(name, rules)
 
 
+@handles(WorkflowService.GetWorkerTaskReachability)
 async def get_reachability(
     frontend: FrontendPorts, request: rr.GetWorkerTaskReachabilityRequest, context: CallContext
 ) -> rr.GetWorkerTaskReachabilityResponse:
@@ -145,9 +148,10 @@ async def _exists(frontend: FrontendPorts, context: CallContext, query: str) -> 
 # ---- rules ----------------------------------------------------------------------------------------------------------
 
 
+@handles(WorkflowService.DescribeTaskQueue)
 async def describe_task_queue(
     frontend: FrontendPorts, request: rr.DescribeTaskQueueRequest, context: CallContext
-) -> Reply:
+) -> rr.DescribeTaskQueueResponse | Encoded:
     """Describe a queue by matching. Raise ServiceError.
 
     In the enhanced mode it is described by build ids, with their reachability if requested.
@@ -206,10 +210,3 @@ def _assigned(data: VersioningData) -> set[str]:
 def _on(builds: Iterable[str], prefix: str) -> str:
     known = [f"{prefix}:{build_id}" if build_id else "unversioned" for build_id in builds]
     return f"(BuildIds IS NULL OR {_used(known)})" if "unversioned" in known else _used(known)
-
-
-VALIDATORS: dict[str, Validator] = {"GetWorkerTaskReachability": check_get}
-
-HANDLERS: dict[str, Handler] = {"GetWorkerTaskReachability": get_reachability}
-
-AROUND: dict[str, Handler] = {"DescribeTaskQueue": describe_task_queue}

@@ -20,15 +20,17 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.common.versioning.build_ids import find_build, set_id_of
 from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.deployments.deployments import reroute_tasks, store_of
+from whistlestop.frontend.api.rules import handles, validates
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments, VersioningData
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
@@ -44,6 +46,7 @@ def switched_off(message: str) -> ServiceError:
     return ServiceError(Code.PERMISSION_DENIED, message, details_pb.PermissionDeniedFailure())
 
 
+@validates(WorkflowService.UpdateWorkerBuildIdCompatibility)
 def check_update(request: _Update, namespace: Namespace | None, rules: Rules) -> None:
     """Check the request, reporting everything that is missing or too long in one message.
 
@@ -84,6 +87,7 @@ def _faults(build_id: str, name: str, config: FrontendConfig) -> list[str]:
     return []
 
 
+@validates(WorkflowService.GetWorkerBuildIdCompatibility)
 def check_get(request: rr.GetWorkerBuildIdCompatibilityRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the queue. Raise INVALID_ARGUMENT or PERMISSION_DENIED."""
     if not rules.config.worker_versioning_data_apis:
@@ -93,6 +97,7 @@ def check_get(request: rr.GetWorkerBuildIdCompatibilityRequest, namespace: Names
     checks.check_queue_name(request.task_queue, rules)
 
 
+@handles(WorkflowService.UpdateWorkerBuildIdCompatibility)
 async def update_compatibility(
     frontend: FrontendPorts, request: _Update, context: CallContext
 ) -> rr.UpdateWorkerBuildIdCompatibilityResponse:
@@ -111,6 +116,7 @@ async def update_compatibility(
     return rr.UpdateWorkerBuildIdCompatibilityResponse()
 
 
+@handles(WorkflowService.GetWorkerBuildIdCompatibility)
 async def get_compatibility(
     frontend: FrontendPorts, request: rr.GetWorkerBuildIdCompatibilityRequest, context: CallContext
 ) -> rr.GetWorkerBuildIdCompatibilityResponse:
@@ -242,14 +248,3 @@ def _merge(data: VersioningData, asked: _Update.MergeSets) -> None:
     kept = type(data)(sets=ordered)
     del data.sets[:]
     data.sets.extend(kept.sets)
-
-
-VALIDATORS: dict[str, Validator] = {
-    "UpdateWorkerBuildIdCompatibility": check_update,
-    "GetWorkerBuildIdCompatibility": check_get,
-}
-
-HANDLERS: dict[str, Handler] = {
-    "UpdateWorkerBuildIdCompatibility": update_compatibility,
-    "GetWorkerBuildIdCompatibility": get_compatibility,
-}

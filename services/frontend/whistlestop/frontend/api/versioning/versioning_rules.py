@@ -17,10 +17,12 @@ from whistlestop.common.clock import MILLISECOND_NS, SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, failed_precondition, invalid_argument, not_found
 from whistlestop.common.proto.deployment_pb2 import VersioningClock, VersioningData
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.common.versioning.build_ids import build_queue, find_build, is_fully_ramped
 from whistlestop.common.versioning.deployments import versioning_data
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.deployments.deployments import store_of
+from whistlestop.frontend.api.rules import handles, validates
 from whistlestop.frontend.api.versioning.version_sets import RULES_OFF, reroute, switched_off
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
-    from whistlestop.frontend.api.rules import Handler, Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.frontend.config import FrontendConfig
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
@@ -42,6 +44,7 @@ _POLLER_WINDOW_S, _POLLER_WINDOW = 70, "1m10s"
 """How long a worker counts as seen, in seconds and in Temporal's wording."""
 
 
+@validates(WorkflowService.UpdateWorkerVersioningRules)
 def check_update(request: _Update, namespace: Namespace | None, rules: Rules) -> None:
     """Check that rules are enabled, the lengths of build ids, and the queue.
 
@@ -61,6 +64,7 @@ def check_update(request: _Update, namespace: Namespace | None, rules: Rules) ->
     checks.check_not_internal(request.task_queue)
 
 
+@validates(WorkflowService.GetWorkerVersioningRules)
 def check_get(request: rr.GetWorkerVersioningRulesRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check that rules are enabled and the queue is named. Raise INVALID_ARGUMENT or PERMISSION_DENIED."""
     _check_enabled(rules.config)
@@ -84,6 +88,7 @@ def _check_queue(name: str, rules: Rules) -> None:
     checks.check_queue_name(name, rules)
 
 
+@handles(WorkflowService.UpdateWorkerVersioningRules)
 async def update_rules(
     frontend: FrontendPorts, request: _Update, context: CallContext
 ) -> rr.UpdateWorkerVersioningRulesResponse:
@@ -114,6 +119,7 @@ async def update_rules(
     )
 
 
+@handles(WorkflowService.GetWorkerVersioningRules)
 async def get_rules(
     frontend: FrontendPorts, request: rr.GetWorkerVersioningRulesRequest, context: CallContext
 ) -> rr.GetWorkerVersioningRulesResponse:
@@ -388,14 +394,3 @@ def upstream(data: VersioningData, build_id: str, since_ns: int | None = None) -
                 found.add(rule.source_build_id)
                 ahead.append(rule.source_build_id)
     return found - {build_id}
-
-
-VALIDATORS: dict[str, Validator] = {
-    "UpdateWorkerVersioningRules": check_update,
-    "GetWorkerVersioningRules": check_get,
-}
-
-HANDLERS: dict[str, Handler] = {
-    "UpdateWorkerVersioningRules": update_rules,
-    "GetWorkerVersioningRules": get_rules,
-}

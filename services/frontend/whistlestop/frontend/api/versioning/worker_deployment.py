@@ -11,12 +11,14 @@ from temporalio.api.enums.v1.workflow_pb2 import VersioningBehavior
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
+from whistlestop.frontend.api.rules import validates
 
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentOptions
     from temporalio.api.workflow.v1.message_pb2 import VersioningOverride
 
-    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.storage.namespaces import Namespace
 
 _NAME, _BUILD = "WorkerDeploymentName", "BuildID"
@@ -117,6 +119,11 @@ def _check_older_override(override: VersioningOverride, task_queue: str) -> None
 # ---- the RPCs of deployments ----------------------------------------------------------------------------------------
 
 
+@validates(
+    WorkflowService.DeleteWorkerDeployment,
+    WorkflowService.DescribeWorkerDeployment,
+    WorkflowService.SetWorkerDeploymentManager,
+)
 def _check_deployment(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the name of a deployment that may or may not exist."""
     if isinstance(request, service_pb.SetWorkerDeploymentManagerRequest) and not request.identity:
@@ -124,6 +131,7 @@ def _check_deployment(request: Any, namespace: Namespace | None, rules: Rules) -
     check_deployment_name(request.deployment_name, rules)
 
 
+@validates(WorkflowService.CreateWorkerDeployment)
 def _check_new_deployment(
     request: service_pb.CreateWorkerDeploymentRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -132,6 +140,7 @@ def _check_new_deployment(
     check_deployment_name(request.deployment_name, rules)
 
 
+@validates(WorkflowService.CreateWorkerDeploymentVersion)
 def _check_new_version(
     request: service_pb.CreateWorkerDeploymentVersionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -143,6 +152,7 @@ def _check_new_version(
     check_version(version.deployment_name, version.build_id, rules)
 
 
+@validates(WorkflowService.DeleteWorkerDeploymentVersion, WorkflowService.DescribeWorkerDeploymentVersion)
 def _check_named_version(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the name of a version that may or may not exist. For a deletion, the deployment is looked up first."""
     name, build_id = request.deployment_version.deployment_name, request.deployment_version.build_id
@@ -163,6 +173,7 @@ def _check_named_version(request: Any, namespace: Namespace | None, rules: Rules
         check_build_id(build_id, rules)
 
 
+@validates(WorkflowService.SetWorkerDeploymentCurrentVersion, WorkflowService.SetWorkerDeploymentRampingVersion)
 def _check_routed(request: Any, namespace: Namespace | None, rules: Rules) -> None:
     """Check the version to become current or ramping. Whether its build id exists is checked later."""
     name, build_id = request.deployment_name, request.build_id
@@ -173,16 +184,3 @@ def _check_routed(request: Any, namespace: Namespace | None, rules: Rules) -> No
     if build_id and _NAME_MARKS.search(name):
         raise invalid_argument(f"invalid version string '{name}.{build_id}' does not match deployment name '{name}'")
     check_deployment_name(name, rules)
-
-
-VALIDATORS: dict[str, Validator] = {
-    "CreateWorkerDeployment": _check_new_deployment,
-    "CreateWorkerDeploymentVersion": _check_new_version,
-    "DeleteWorkerDeployment": _check_deployment,
-    "DeleteWorkerDeploymentVersion": _check_named_version,
-    "DescribeWorkerDeployment": _check_deployment,
-    "DescribeWorkerDeploymentVersion": _check_named_version,
-    "SetWorkerDeploymentCurrentVersion": _check_routed,
-    "SetWorkerDeploymentManager": _check_deployment,
-    "SetWorkerDeploymentRampingVersion": _check_routed,
-}

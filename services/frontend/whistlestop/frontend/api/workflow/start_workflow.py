@@ -11,10 +11,11 @@ from temporalio.api.enums.v1.workflow_pb2 import WorkflowIdConflictPolicy, Workf
 from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.common.timing import cron
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.callbacks import check_callbacks, links_beside_callbacks
-from whistlestop.frontend.api.rules import UnknownSearchAttribute
+from whistlestop.frontend.api.rules import UnknownSearchAttribute, validates
 from whistlestop.frontend.api.versioning.worker_deployment import check_override
 from whistlestop.frontend.api.workflow import time_skipping
 from whistlestop.frontend.api.workflow.update_workflow import check_update
@@ -23,7 +24,7 @@ from whistlestop.net.rpc_status import packed
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.storage.namespaces import Namespace
 
 _FAIL = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_FAIL
@@ -36,6 +37,7 @@ _TERMINATE_IF_RUNNING = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE
 _UPDATE_WITH_START_FAILED = "Update-with-Start could not be executed."
 
 
+@validates(WorkflowService.StartWorkflowExecution)
 def check_start(request: service_pb.StartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check a start, alone or within ExecuteMultiOperation, and fill in defaults. Raise INVALID_ARGUMENT."""
     assert namespace is not None
@@ -72,6 +74,7 @@ def check_start(request: service_pb.StartWorkflowExecutionRequest, namespace: Na
         check_override(request.versioning_override, request.task_queue.name)
 
 
+@validates(WorkflowService.SignalWithStartWorkflowExecution)
 def check_signal_with_start(
     request: service_pb.SignalWithStartWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -112,6 +115,7 @@ def check_signal_with_start(
         check_override(request.versioning_override, request.task_queue.name)
 
 
+@validates(WorkflowService.ExecuteMultiOperation)
 def check_multi_operation(
     request: service_pb.ExecuteMultiOperationRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -279,10 +283,3 @@ def _check_length(what: str, text: str, most: int) -> None:
 def _check_sizes(request: Any, rules: Rules) -> None:
     checks.check_blob(request.input, rules)
     checks.check_memo(request.memo, rules)
-
-
-VALIDATORS: dict[str, Validator] = {
-    "StartWorkflowExecution": check_start,
-    "SignalWithStartWorkflowExecution": check_signal_with_start,
-    "ExecuteMultiOperation": check_multi_operation,
-}

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.errors import Code, ServiceError, invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.rules import validates
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.storage.namespaces import Namespace
 
 
@@ -37,6 +39,7 @@ def check_config(owner: Any, rules: Rules) -> None:
         raise invalid_argument("time_skipping_config: cannot set fast_forward when enabled is false")
 
 
+@validates(WorkflowService.PollWorkflowExecutionTimeSkipping)
 def check_poll(
     request: service_pb.PollWorkflowExecutionTimeSkippingRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -54,6 +57,3 @@ def _check_enabled(rules: Rules) -> None:
 def _check_id(fast_forward_id: str) -> None:
     if not fast_forward_id.strip():
         raise invalid_argument("Time skipping config invalid: fast_forward_id must be set")
-
-
-VALIDATORS: dict[str, Validator] = {"PollWorkflowExecutionTimeSkipping": check_poll}

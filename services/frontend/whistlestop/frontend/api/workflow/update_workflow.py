@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1.update_pb2 import UpdateWorkflowExecutionLifecycleStage
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.callbacks import check_callbacks, links_beside_callbacks
+from whistlestop.frontend.api.rules import validates
 from whistlestop.frontend.api.switches import UPDATES_DISABLED, denied
 from whistlestop.frontend.api.workflow import time_skipping
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.storage.namespaces import Namespace
 
 _Stage = UpdateWorkflowExecutionLifecycleStage
@@ -24,6 +26,7 @@ _ACCEPTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 _ADMITTED = _Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
 
 
+@validates(WorkflowService.UpdateWorkflowExecution)
 def check_update(request: service_pb.UpdateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check an update, alone or within ExecuteMultiOperation. The default is a new id, and to wait for completion.
 
@@ -62,6 +65,7 @@ def check_update(request: service_pb.UpdateWorkflowExecutionRequest, namespace: 
         checks.check_links(links, rules)
 
 
+@validates(WorkflowService.PollWorkflowExecutionUpdate)
 def check_poll_update(
     request: service_pb.PollWorkflowExecutionUpdateRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -77,6 +81,7 @@ def check_poll_update(
         request.wait_policy.SetInParent()
 
 
+@validates(WorkflowService.UpdateWorkflowExecutionOptions)
 def check_update_options(
     request: service_pb.UpdateWorkflowExecutionOptionsRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -105,10 +110,3 @@ def _is_path(descriptor: object, path: str) -> bool:
             return False
         current = field.message_type
     return True
-
-
-VALIDATORS: dict[str, Validator] = {
-    "UpdateWorkflowExecution": check_update,
-    "PollWorkflowExecutionUpdate": check_poll_update,
-    "UpdateWorkflowExecutionOptions": check_update_options,
-}

@@ -9,15 +9,18 @@ from temporalio.api.enums.v1.reset_pb2 import ResetReapplyType
 from temporalio.api.enums.v1.workflow_pb2 import HistoryEventFilterType
 
 from whistlestop.common.errors import invalid_argument
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks
+from whistlestop.frontend.api.rules import validates
 
 if TYPE_CHECKING:
     from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
-    from whistlestop.frontend.api.rules import Rules, Validator
+    from whistlestop.frontend.api.rules import Rules
     from whistlestop.storage.namespaces import Namespace
 
 
+@validates(WorkflowService.SignalWorkflowExecution)
 def check_signal(request: service_pb.SignalWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the execution, the signal's name, and sizes. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "workflow_execution")
@@ -33,6 +36,7 @@ def check_signal(request: service_pb.SignalWorkflowExecutionRequest, namespace: 
     checks.check_blob(request.input, rules)
 
 
+@validates(WorkflowService.RequestCancelWorkflowExecution)
 def check_request_cancel(
     request: service_pb.RequestCancelWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -42,6 +46,7 @@ def check_request_cancel(
     checks.check_links(request.links, rules)
 
 
+@validates(WorkflowService.TerminateWorkflowExecution)
 def check_terminate(
     request: service_pb.TerminateWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -54,6 +59,7 @@ def check_terminate(
         request.identity = "frontend-service"
 
 
+@validates(WorkflowService.ResetWorkflowExecution)
 def check_reset(request: service_pb.ResetWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the execution, the required request id, and the reapply type. Raise INVALID_ARGUMENT."""
     if not request.request_id:
@@ -68,11 +74,13 @@ def check_reset(request: service_pb.ResetWorkflowExecutionRequest, namespace: Na
         raise invalid_argument(f"unknown reset reapply type: {request.reset_reapply_type}")
 
 
+@validates(WorkflowService.DeleteWorkflowExecution)
 def check_delete(request: service_pb.DeleteWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check that an execution is named correctly. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "workflow_execution")
 
 
+@validates(WorkflowService.DescribeWorkflowExecution)
 def check_describe(
     request: service_pb.DescribeWorkflowExecutionRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -80,6 +88,7 @@ def check_describe(
     checks.check_execution(request, "execution")
 
 
+@validates(WorkflowService.QueryWorkflow)
 def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace | None, rules: Rules) -> None:
     """Check the execution, and the type and size of the query. Raise INVALID_ARGUMENT."""
     checks.check_execution(request, "execution")
@@ -93,6 +102,7 @@ def check_query(request: service_pb.QueryWorkflowRequest, namespace: Namespace |
     checks.check_blob(request.query.query_args, rules)
 
 
+@validates(WorkflowService.GetWorkflowExecutionHistory)
 def check_history(
     request: service_pb.GetWorkflowExecutionHistoryRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -103,6 +113,7 @@ def check_history(
         request.history_event_filter_type = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT
 
 
+@validates(WorkflowService.GetWorkflowExecutionHistoryReverse)
 def check_history_reverse(
     request: service_pb.GetWorkflowExecutionHistoryReverseRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -111,6 +122,7 @@ def check_history_reverse(
     _fill_page_size(request, rules)
 
 
+@validates(WorkflowService.ResetStickyTaskQueue)
 def check_reset_sticky(
     request: service_pb.ResetStickyTaskQueueRequest, namespace: Namespace | None, rules: Rules
 ) -> None:
@@ -118,6 +130,7 @@ def check_reset_sticky(
     checks.check_execution(request, "execution")
 
 
+@validates(WorkflowService.PauseWorkflowExecution, WorkflowService.UnpauseWorkflowExecution)
 def check_pause(
     request: service_pb.PauseWorkflowExecutionRequest | service_pb.UnpauseWorkflowExecutionRequest,
     namespace: Namespace | None, rules: Rules,
@@ -143,19 +156,3 @@ def _fill_page_size(
     most = rules.config.history_max_page_size
     if not 0 < request.maximum_page_size <= most:
         request.maximum_page_size = most
-
-
-VALIDATORS: dict[str, Validator] = {
-    "SignalWorkflowExecution": check_signal,
-    "RequestCancelWorkflowExecution": check_request_cancel,
-    "TerminateWorkflowExecution": check_terminate,
-    "ResetWorkflowExecution": check_reset,
-    "DeleteWorkflowExecution": check_delete,
-    "DescribeWorkflowExecution": check_describe,
-    "QueryWorkflow": check_query,
-    "GetWorkflowExecutionHistory": check_history,
-    "GetWorkflowExecutionHistoryReverse": check_history_reverse,
-    "ResetStickyTaskQueue": check_reset_sticky,
-    "PauseWorkflowExecution": check_pause,
-    "UnpauseWorkflowExecution": check_pause,
-}

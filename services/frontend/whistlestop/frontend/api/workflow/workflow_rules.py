@@ -12,14 +12,15 @@ from temporalio.api.rules.v1 import message_pb2 as rules_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, unimplemented
+from whistlestop.common.rpcs.workflow_service import WorkflowService
 from whistlestop.frontend.api import checks
 from whistlestop.frontend.api.namespaces import edit
+from whistlestop.frontend.api.rules import handles
 from whistlestop.storage.visibility.syntax import conditions_of
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.namespace_pb2 import NamespaceData
-    from whistlestop.frontend.api.rules import Handler
     from whistlestop.frontend.ports import FrontendPorts
 
 _MAX_CONDITIONS = 100
@@ -29,6 +30,7 @@ _NO_ID = "Workflow Rule ID is not set."
 _NOT_FOUND = "Workflow Rule with this ID not Found."
 
 
+@handles(WorkflowService.CreateWorkflowRule)
 async def create_workflow_rule(
     frontend: FrontendPorts, request: service_pb.CreateWorkflowRuleRequest, context: CallContext
 ) -> service_pb.CreateWorkflowRuleResponse:
@@ -79,6 +81,7 @@ def _expiry(rule: rules_pb.WorkflowRule) -> tuple[int, int]:
     return rule.spec.expiration_time.seconds, rule.spec.expiration_time.nanos
 
 
+@handles(WorkflowService.DescribeWorkflowRule)
 async def describe_workflow_rule(
     frontend: FrontendPorts, request: service_pb.DescribeWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DescribeWorkflowRuleResponse:
@@ -92,6 +95,7 @@ async def describe_workflow_rule(
     return service_pb.DescribeWorkflowRuleResponse(rule=rules[request.rule_id])
 
 
+@handles(WorkflowService.DeleteWorkflowRule)
 async def delete_workflow_rule(
     frontend: FrontendPorts, request: service_pb.DeleteWorkflowRuleRequest, context: CallContext
 ) -> service_pb.DeleteWorkflowRuleResponse:
@@ -112,6 +116,7 @@ async def delete_workflow_rule(
     return service_pb.DeleteWorkflowRuleResponse()
 
 
+@handles(WorkflowService.ListWorkflowRules)
 async def list_workflow_rules(
     frontend: FrontendPorts, request: service_pb.ListWorkflowRulesRequest, context: CallContext
 ) -> service_pb.ListWorkflowRulesResponse:
@@ -129,11 +134,3 @@ async def _rules(frontend: FrontendPorts, context: CallContext) -> dict[str, rul
 def _check_enabled(frontend: FrontendPorts, context: CallContext, method: str) -> None:
     if not frontend.config.of(context.namespace).workflow_rules_enabled:
         raise unimplemented(f"method {method} not supported")
-
-
-HANDLERS: dict[str, Handler] = {
-    "CreateWorkflowRule": create_workflow_rule,
-    "DescribeWorkflowRule": describe_workflow_rule,
-    "DeleteWorkflowRule": delete_workflow_rule,
-    "ListWorkflowRules": list_workflow_rules,
-}

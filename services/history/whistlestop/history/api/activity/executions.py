@@ -13,7 +13,8 @@ from temporalio.api.errordetails.v1 import message_pb2 as details_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import ServiceError
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.api.activity.operations import (
     jitter_ns,
     pause_activity,
@@ -31,7 +32,6 @@ from whistlestop.history.engine import histories
 from whistlestop.history.nexus import callback_order
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
@@ -52,9 +52,10 @@ ACTIVITIES = Standalone(
 # ---- start -----------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.StartActivityExecution)
 async def start_activity_execution(
     service: History, request: service_pb.StartActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.StartActivityExecutionResponse:
     """Start a standalone activity, or answer as the id policies say when its id is in use.
 
     Raise ALREADY_EXISTS when they forbid the start, FAILED_PRECONDITION when too many links or callbacks are attached.
@@ -107,9 +108,10 @@ def _start_request(request: service_pb.StartActivityExecutionRequest) -> service
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.DescribeActivityExecution)
 async def describe_activity_execution(
     service: History, request: service_pb.DescribeActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.DescribeActivityExecutionResponse:
     """Describe the activity; with the token of an earlier answer, wait until something has changed.
 
     Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
@@ -138,9 +140,10 @@ async def describe_activity_execution(
     return reply
 
 
+@handles(HistoryService.PollActivityExecution)
 async def poll_activity_execution(
     service: History, request: service_pb.PollActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollActivityExecutionResponse:
     """Return the activity's outcome as soon as it has one; an empty reply at the deadline. Raise NOT_FOUND."""
     key = await ACTIVITIES.key(service, request, context)
     entry = await ACTIVITIES.wait(
@@ -156,9 +159,10 @@ async def poll_activity_execution(
 # ---- changing --------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.RequestCancelActivityExecution)
 async def request_cancel_activity_execution(
     service: History, request: service_pb.RequestCancelActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RequestCancelActivityExecutionResponse:
     """Request the activity's cancellation. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over or being cancelled."""
 
     def decide(run: Run) -> None:
@@ -168,17 +172,19 @@ async def request_cancel_activity_execution(
     return service_pb.RequestCancelActivityExecutionResponse()
 
 
+@handles(HistoryService.TerminateActivityExecution)
 async def terminate_activity_execution(
     service: History, request: service_pb.TerminateActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.TerminateActivityExecutionResponse:
     """Terminate the activity at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
     await ACTIVITIES.terminate(service, request, context)
     return service_pb.TerminateActivityExecutionResponse()
 
 
+@handles(HistoryService.DeleteActivityExecution)
 async def delete_activity_execution(
     service: History, request: service_pb.DeleteActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.DeleteActivityExecutionResponse:
     """Terminate the activity if it is open, and delete everything stored of it. Raise NOT_FOUND."""
     await ACTIVITIES.delete(service, request, context)
     return service_pb.DeleteActivityExecutionResponse()
@@ -205,9 +211,10 @@ def _of_workflow(request: Any, kind: type[Any], *fields: str) -> Any:
     return older
 
 
+@handles(HistoryService.PauseActivityExecution)
 async def pause_activity_execution(
     service: History, request: service_pb.PauseActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PauseActivityExecutionResponse:
     """Pause the activity, which may be a workflow's. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         older = _of_workflow(request, service_pb.PauseActivityRequest, "reason", "request_id")
@@ -221,9 +228,10 @@ async def pause_activity_execution(
     return service_pb.PauseActivityExecutionResponse()
 
 
+@handles(HistoryService.UnpauseActivityExecution)
 async def unpause_activity_execution(
     service: History, request: service_pb.UnpauseActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.UnpauseActivityExecutionResponse:
     """Unpause the activity, which may be a workflow's. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         await unpause_activity(service, _of_workflow(request, service_pb.UnpauseActivityRequest, "jitter"), context)
@@ -237,9 +245,10 @@ async def unpause_activity_execution(
     return service_pb.UnpauseActivityExecutionResponse()
 
 
+@handles(HistoryService.ResetActivityExecution)
 async def reset_activity_execution(
     service: History, request: service_pb.ResetActivityExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.ResetActivityExecutionResponse:
     """Reset the activity, which may be a workflow's, to its first attempt. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         fields = ("reset_heartbeat", "keep_paused", "restore_original_options", "jitter")
@@ -261,9 +270,10 @@ async def reset_activity_execution(
     return service_pb.ResetActivityExecutionResponse()
 
 
+@handles(HistoryService.UpdateActivityExecutionOptions)
 async def update_activity_execution_options(
     service: History, request: service_pb.UpdateActivityExecutionOptionsRequest, context: CallContext
-) -> Reply:
+) -> service_pb.UpdateActivityExecutionOptionsResponse:
     """Change the activity's options, or restore the original ones; return the result.
 
     The activity may be a workflow's. Raise NOT_FOUND, FAILED_PRECONDITION, or INVALID_ARGUMENT for invalid options.
@@ -285,15 +295,3 @@ async def update_activity_execution_options(
 
     options = await ACTIVITIES.change_named(service, request, context, decide)
     return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=options)
-
-
-METHODS["StartActivityExecution"] = start_activity_execution
-METHODS["DescribeActivityExecution"] = describe_activity_execution
-METHODS["PollActivityExecution"] = poll_activity_execution
-METHODS["RequestCancelActivityExecution"] = request_cancel_activity_execution
-METHODS["TerminateActivityExecution"] = terminate_activity_execution
-METHODS["DeleteActivityExecution"] = delete_activity_execution
-METHODS["PauseActivityExecution"] = pause_activity_execution
-METHODS["UnpauseActivityExecution"] = unpause_activity_execution
-METHODS["ResetActivityExecution"] = reset_activity_execution
-METHODS["UpdateActivityExecutionOptions"] = update_activity_execution_options

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.core.activity import operations
 from whistlestop.history.core.times import duration_ns
 from whistlestop.history.engine import histories
@@ -16,7 +17,6 @@ from whistlestop.history.engine import histories
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import Activity
     from whistlestop.history.core.transition.run import Run
@@ -71,7 +71,10 @@ async def _originals(
     return found
 
 
-async def pause_activity(service: History, request: service_pb.PauseActivityRequest, context: CallContext) -> Reply:
+@handles(HistoryService.PauseActivity)
+async def pause_activity(
+    service: History, request: service_pb.PauseActivityRequest, context: CallContext
+) -> service_pb.PauseActivityResponse:
     """Pause the selected activities. Raise INVALID_ARGUMENT, NOT_FOUND when there are none, or FAILED_PRECONDITION."""
     _check(request)
     await service.engine.change(
@@ -89,7 +92,10 @@ async def pause_activity(service: History, request: service_pb.PauseActivityRequ
     return service_pb.PauseActivityResponse()
 
 
-async def unpause_activity(service: History, request: service_pb.UnpauseActivityRequest, context: CallContext) -> Reply:
+@handles(HistoryService.UnpauseActivity)
+async def unpause_activity(
+    service: History, request: service_pb.UnpauseActivityRequest, context: CallContext
+) -> service_pb.UnpauseActivityResponse:
     """Unpause the selected activities. Raise INVALID_ARGUMENT, or NOT_FOUND when there are none."""
     _check(request)
     drawn_ns = jitter_ns(service, request)
@@ -108,7 +114,10 @@ async def unpause_activity(service: History, request: service_pb.UnpauseActivity
     return service_pb.UnpauseActivityResponse()
 
 
-async def reset_activity(service: History, request: service_pb.ResetActivityRequest, context: CallContext) -> Reply:
+@handles(HistoryService.ResetActivity)
+async def reset_activity(
+    service: History, request: service_pb.ResetActivityRequest, context: CallContext
+) -> service_pb.ResetActivityResponse:
     """Reset the selected activities to their first attempts.
 
     Raise INVALID_ARGUMENT, or NOT_FOUND when there are none.
@@ -132,9 +141,10 @@ async def reset_activity(service: History, request: service_pb.ResetActivityRequ
     return service_pb.ResetActivityResponse()
 
 
+@handles(HistoryService.UpdateActivityOptions)
 async def update_activity_options(
     service: History, request: service_pb.UpdateActivityOptionsRequest, context: CallContext
-) -> Reply:
+) -> service_pb.UpdateActivityOptionsResponse:
     """Change the options of the selected activities, or restore the original ones; return the result.
 
     Raise INVALID_ARGUMENT, or NOT_FOUND when there are none.
@@ -162,9 +172,3 @@ async def update_activity_options(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     return reply
-
-
-METHODS["PauseActivity"] = pause_activity
-METHODS["UnpauseActivity"] = unpause_activity
-METHODS["ResetActivity"] = reset_activity
-METHODS["UpdateActivityOptions"] = update_activity_options

@@ -8,9 +8,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.proto.internal_pb2 import TaskToken
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import version_of
 from whistlestop.history import tokens
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import handles
 from whistlestop.history.api.activity.executions import ACTIVITIES
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.activity import standalone as activity_execution
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-    from whistlestop.common.clients import Reply
+    from whistlestop.common.clients import Encoded, Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto import internal_pb2
     from whistlestop.history.core.state_pb2 import Activity
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@handles(HistoryService.RecordActivityTaskStarted)
 async def record_activity_task_started(
     service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollActivityTaskQueueResponse | Encoded:
     """Start the attempt for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     if request.execution.workflow_id.startswith(ID_PREFIX):
         return await _start_execution(service, request, context)
@@ -73,7 +75,7 @@ async def record_activity_task_started(
 
 async def _start_execution(
     service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollActivityTaskQueueResponse | Encoded:
     """Start the attempt of a standalone activity for a poller."""
     poll = request.poll
     run, activity = await service.engine.change(
@@ -179,6 +181,7 @@ def _details(request: Any, field: str) -> common_pb.Payloads | None:
     return getattr(request, field) if request.HasField(field) else None
 
 
+@handles(HistoryService.RespondActivityTaskCompleted, HistoryService.RespondActivityTaskCompletedById)
 async def respond_activity_task_completed(service: History, request: Any, context: CallContext) -> Reply:
     """Complete the activity. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
@@ -194,6 +197,7 @@ async def respond_activity_task_completed(service: History, request: Any, contex
     return _response(request)
 
 
+@handles(HistoryService.RespondActivityTaskFailed, HistoryService.RespondActivityTaskFailedById)
 async def respond_activity_task_failed(service: History, request: Any, context: CallContext) -> Reply:
     """Record that the attempt failed. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
@@ -210,6 +214,7 @@ async def respond_activity_task_failed(service: History, request: Any, context: 
     return _response(request)
 
 
+@handles(HistoryService.RespondActivityTaskCanceled, HistoryService.RespondActivityTaskCanceledById)
 async def respond_activity_task_canceled(service: History, request: Any, context: CallContext) -> Reply:
     """Close the activity as cancelled.
 
@@ -228,6 +233,7 @@ async def respond_activity_task_canceled(service: History, request: Any, context
     return _response(request)
 
 
+@handles(HistoryService.RecordActivityTaskHeartbeat, HistoryService.RecordActivityTaskHeartbeatById)
 async def record_activity_task_heartbeat(service: History, request: Any, context: CallContext) -> Reply:
     """Record a heartbeat; the reply tells whether the attempt is to be cancelled, paused or reset.
 
@@ -255,17 +261,9 @@ async def record_activity_task_heartbeat(service: History, request: Any, context
 
 def _response(request: Any) -> Reply:
     """Return the empty response that belongs to the request."""
-    return _as_reply(getattr(service_pb, f"{request.DESCRIPTOR.name.removesuffix('Request')}Response")())
+    return _as_reply(HistoryService.rpcs[request.DESCRIPTOR.name.removesuffix("Request")].response_type())
 
 
 def _as_reply(message: Any) -> Reply:
     reply: Reply = message
     return reply
-
-
-METHODS["RecordActivityTaskStarted"] = record_activity_task_started
-for _suffix in ("", "ById"):
-    METHODS[f"RespondActivityTaskCompleted{_suffix}"] = respond_activity_task_completed
-    METHODS[f"RespondActivityTaskFailed{_suffix}"] = respond_activity_task_failed
-    METHODS[f"RespondActivityTaskCanceled{_suffix}"] = respond_activity_task_canceled
-    METHODS[f"RecordActivityTaskHeartbeat{_suffix}"] = record_activity_task_heartbeat

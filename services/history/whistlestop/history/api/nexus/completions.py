@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.messages import nexus_content
 from whistlestop.common.proto.nexus_pb2 import CompleteNexusOperationRequest, CompleteNexusOperationResponse
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus import links as nexus_links
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.nexus_pb2 import OperationToken
     from whistlestop.history.core.transition.run import Run
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 _SUCCEEDED, _FAILED = "succeeded", "failed"
 
 
+@handles(HistoryService.CompleteNexusOperation)
 async def complete_nexus_operation(
     service: History, request: CompleteNexusOperationRequest, context: CallContext
-) -> Reply:
+) -> CompleteNexusOperationResponse:
     """Complete the operation of a callback token. Raise NOT_FOUND for one that is closed already."""
     headers = dict(request.headers)
     started_ns = _started_ns(headers.get("nexus-operation-start-time", ""))
@@ -134,6 +135,3 @@ def _check_close_time(text: str) -> None:
         Timestamp().FromJsonString(text)
     except ValueError:
         raise invalid_argument("failed to parse operation close time header") from None
-
-
-METHODS["CompleteNexusOperation"] = complete_nexus_operation

@@ -13,7 +13,8 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 
 from whistlestop.common.errors import ServiceError, not_found
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.api.standalone import Standalone, already_started, long_poll_token, set_keyword
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.nexus import decide as nexus_operations
@@ -24,7 +25,6 @@ from whistlestop.history.engine import histories
 from whistlestop.history.nexus import circuit_breakers
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
@@ -44,9 +44,10 @@ OPERATIONS = Standalone(
 # ---- start -----------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.StartNexusOperationExecution)
 async def start_nexus_operation_execution(
     service: History, request: service_pb.StartNexusOperationExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.StartNexusOperationExecutionResponse:
     """Start a standalone operation, or answer as the id policies say when its id is in use.
 
     Raise NOT_FOUND for an unknown endpoint, ALREADY_EXISTS when the policies forbid the start.
@@ -102,9 +103,10 @@ def _start_request(
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.DescribeNexusOperationExecution)
 async def describe_nexus_operation_execution(
     service: History, request: service_pb.DescribeNexusOperationExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.DescribeNexusOperationExecutionResponse:
     """Describe the operation; with the token of an earlier answer, wait until something has changed.
 
     Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
@@ -146,9 +148,10 @@ def _fill_outcome(
         reply.failure.CopyFrom(execution.failure)
 
 
+@handles(HistoryService.PollNexusOperationExecution)
 async def poll_nexus_operation_execution(
     service: History, request: service_pb.PollNexusOperationExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollNexusOperationExecutionResponse:
     """Return the operation's token once it has started, or its outcome; an empty reply at the deadline.
 
     Raise NOT_FOUND.
@@ -177,9 +180,10 @@ async def poll_nexus_operation_execution(
 # ---- changing --------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.RequestCancelNexusOperationExecution)
 async def request_cancel_nexus_operation_execution(
     service: History, request: service_pb.RequestCancelNexusOperationExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RequestCancelNexusOperationExecutionResponse:
     """Request the operation's cancellation, which is sent to its handler once it has started.
 
     Raise NOT_FOUND, or FAILED_PRECONDITION if it is over or its cancellation was already requested.
@@ -194,25 +198,19 @@ async def request_cancel_nexus_operation_execution(
     return service_pb.RequestCancelNexusOperationExecutionResponse()
 
 
+@handles(HistoryService.TerminateNexusOperationExecution)
 async def terminate_nexus_operation_execution(
     service: History, request: service_pb.TerminateNexusOperationExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.TerminateNexusOperationExecutionResponse:
     """Terminate the operation at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
     await OPERATIONS.terminate(service, request, context)
     return service_pb.TerminateNexusOperationExecutionResponse()
 
 
+@handles(HistoryService.DeleteNexusOperationExecution)
 async def delete_nexus_operation_execution(
     service: History, request: service_pb.DeleteNexusOperationExecutionRequest, context: CallContext
-) -> Reply:
+) -> service_pb.DeleteNexusOperationExecutionResponse:
     """Terminate the operation if it is open, and delete everything stored of it. Raise NOT_FOUND."""
     await OPERATIONS.delete(service, request, context)
     return service_pb.DeleteNexusOperationExecutionResponse()
-
-
-METHODS["StartNexusOperationExecution"] = start_nexus_operation_execution
-METHODS["DescribeNexusOperationExecution"] = describe_nexus_operation_execution
-METHODS["PollNexusOperationExecution"] = poll_nexus_operation_execution
-METHODS["RequestCancelNexusOperationExecution"] = request_cancel_nexus_operation_execution
-METHODS["TerminateNexusOperationExecution"] = terminate_nexus_operation_execution
-METHODS["DeleteNexusOperationExecution"] = delete_nexus_operation_execution

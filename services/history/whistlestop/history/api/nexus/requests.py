@@ -20,7 +20,8 @@ from whistlestop.common.proto.nexus_pb2 import (
     DispatchNexusTaskResponse,
     RecordNexusRequestStartedRequest,
 )
-from whistlestop.history.api import METHODS
+from whistlestop.common.rpcs.history_service import HistoryService
+from whistlestop.history.api import handles
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.times import MILLISECOND_NS, SECOND_NS, timestamp_ns
 from whistlestop.history.core.versioning import nexus as nexus_routing
@@ -28,7 +29,6 @@ from whistlestop.history.engine.waiting_callers import is_waiting
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.history.service import History
 
@@ -39,7 +39,10 @@ _CHECK_AGAIN_NS = 2 * SECOND_NS
 _OPERATION_TIMEOUT = "operation-timeout"
 
 
-async def dispatch_nexus_task(service: History, request: DispatchNexusTaskRequest, context: CallContext) -> Reply:
+@handles(HistoryService.DispatchNexusTask)
+async def dispatch_nexus_task(
+    service: History, request: DispatchNexusTaskRequest, context: CallContext
+) -> DispatchNexusTaskResponse:
     """Dispatch the request to a worker and wait for its answer, until shortly before the caller's deadline.
 
     Without an answer by then, the response has `timed_out`. Raise StorageError.
@@ -115,9 +118,10 @@ async def _answer(service: History, request_id: str) -> DispatchNexusTaskRespons
     return DispatchNexusTaskResponse.FromString(record.answer)
 
 
+@handles(HistoryService.RecordNexusRequestStarted)
 async def record_nexus_request_started(
     service: History, request: RecordNexusRequestStartedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollNexusTaskQueueResponse:
     """Return the request to a poller, with the time that its caller still waits. Raise NOT_FOUND when it is gone."""
     record = await service.store.get_query(request.query_id)
     if record is None or record.answer is not None or (left_ns := service.waiting_callers.left_ns(record)) <= 0:
@@ -170,7 +174,3 @@ def timeout_headers(left_ns: int) -> dict[str, str]:
     """Return the headers with a request's timeout, in both spellings that workers read."""
     span = f"{max(left_ns, MILLISECOND_NS) / SECOND_NS:.9f}s"
     return {"request-timeout": span, "Request-Timeout": span}
-
-
-METHODS["DispatchNexusTask"] = dispatch_nexus_task
-METHODS["RecordNexusRequestStarted"] = record_nexus_request_started

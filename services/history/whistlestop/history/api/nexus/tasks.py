@@ -13,8 +13,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import invalid_argument, not_found
 from whistlestop.common.messages.nesting import load_json
 from whistlestop.common.proto.nexus_pb2 import NexusEndpointData, OperationToken, RecordNexusTaskStartedRequest
+from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history import tokens
-from whistlestop.history.api import METHODS
+from whistlestop.history.api import handles
 from whistlestop.history.api.nexus import requests as nexus_requests
 from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
     from temporalio.api.nexus.v1 import message_pb2 as nexus_pb
 
-    from whistlestop.common.clients import Reply
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto import internal_pb2
     from whistlestop.history.core.state_pb2 import NexusOperation
@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 # ---- polls -----------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.RecordNexusTaskStarted)
 async def record_nexus_task_started(
     service: History, request: RecordNexusTaskStartedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.PollNexusTaskQueueResponse:
     """Start the request for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     cancel = request.task.cancel
 
@@ -115,9 +116,10 @@ def _fill_cancel(request: nexus_pb.CancelOperationRequest, operation: NexusOpera
 # ---- responses -------------------------------------------------------------------------------------------------------
 
 
+@handles(HistoryService.RespondNexusTaskCompleted)
 async def respond_nexus_task_completed(
     service: History, request: service_pb.RespondNexusTaskCompletedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RespondNexusTaskCompletedResponse:
     """Record the handler's response, which may say that the operation failed.
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed token or failure.
@@ -167,9 +169,10 @@ def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperat
         )
 
 
+@handles(HistoryService.RespondNexusTaskFailed)
 async def respond_nexus_task_failed(
     service: History, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
-) -> Reply:
+) -> service_pb.RespondNexusTaskFailedResponse:
     """Record the handler's error. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_NOT_FOUND)
     _check_details(request.error.failure)
@@ -206,8 +209,3 @@ def _check_details(failure: nexus_pb.Failure) -> None:
             load_json(failure.details)
         except ValueError:
             raise invalid_argument("failure details must be JSON serializable") from None
-
-
-METHODS["RecordNexusTaskStarted"] = record_nexus_task_started
-METHODS["RespondNexusTaskCompleted"] = respond_nexus_task_completed
-METHODS["RespondNexusTaskFailed"] = respond_nexus_task_failed
