@@ -129,14 +129,19 @@ class Choice:
         return self.breadth
 
     def _mentioning(self, names: Iterable[str], home: Path, folder: str) -> set[str]:
-        """Return the tests that run a line with one of these names."""
-        pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b") if names else None
+        """Return the tests that run a line with one of these names, or whose files have one."""
         found: set[str] = set()
-        for file, lines in self.measured.lines.items() if pattern else ():
+        if not names:
+            return found
+        pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+        for file, lines in self.measured.lines.items():
             for number, text in enumerate((home / file).read_text().splitlines(), 1):
-                if pattern is not None and pattern.search(text):
+                if pattern.search(text):
                     found.update(lines.get(number, ()))
-        return found
+        # A test of a constant or a default may run no line at all.
+        files = {file: home / file for file in _files(self.measured.seconds)}
+        naming = {file for file, path in files.items() if path.exists() and pattern.search(path.read_text())}
+        return found | {name for name in self.measured.seconds if _file(name) in naming}
 
     def learn(self, mutant: Mutant, killer: str) -> None:
         """Let the test come early for other mutants of the file."""
