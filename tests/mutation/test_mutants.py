@@ -129,6 +129,7 @@ def test_mutants_are_found_in_forks(capsys: pytest.CaptureFixture[str]) -> None:
         ("is_many", "Gt to GtE"), ("is_many", "10 to 11"),
     }  # fmt: skip
     assert any("test_it_counts in" in line and "Lt to LtE" in line for line in found)
-    assert any("test_it_counts (did not end) in" in line and "Add to Sub" in line for line in found)
+    # By its processor time or, on a busy machine, by the time limit of a test.
+    assert any("test_it_counts" in line and "Add to Sub" in line for line in found)
     assert any("test_it_counts in" in line and "1 to 2" in line for line in found)
     assert len(found) == len(_sample()) - len(survivors)
