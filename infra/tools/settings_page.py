@@ -33,8 +33,8 @@ the values that would hold, and where each comes from.
 
 Of constraints `namespace` is honoured, for the keys that say so below; a value with another one is passed over with a
 warning. The file is read again every ten seconds when it has changed; one that can't be read changes nothing, and the
-log says why. `frontend.httpAllowedHosts`, of which a door is made, and the addresses that webhooks may have keep the
-value of the start.
+log says why. `frontend.httpAllowedHosts`, which is used when an endpoint is created, and the addresses that webhooks
+may have keep the value of the start.
 
 Each process reads its own: history the limits of workflows, matching the keys of task queues, the frontend those of the
 API. Functions read theirs when they start, from the parameter `DynamicConfig` of the template (or of the Terraform
