@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 
-from tests.parity.commands import activity, cancel_timer, complete_workflow, continue_as_new, marker, timer
+from tests.parity.commands import (
+    activity,
+    cancel_activity,
+    cancel_external,
+    cancel_timer,
+    child,
+    complete_workflow,
+    continue_as_new,
+    marker,
+    signal_external,
+    timer,
+    upsert_memo,
+)  # fmt: skip
 from tests.parity.puppet import Refused, payload, seconds
 from tests.parity.scenarios import scenario, slow_scenario
 
@@ -279,6 +291,48 @@ async def commands_carry_user_metadata(p: Puppet) -> None:
     await p.step({**timer(), "user_metadata": {"summary": payload("why")}})
     await p.history()
     await p.terminate()
+
+
+@scenario
+async def commands_carry_event_groups(p: Puppet) -> None:
+    """Each event has the markers of its command."""
+    label = {"label": {"id": "g", "label": payload("group")}}
+    groups = [label, {"inbound_event": {"inbound_event_id": 1}}, {"inbound_update": {"inbound_update_id": "u"}}]
+    await p.start()
+    commands = (
+        timer("1"),
+        timer("2"),
+        cancel_timer("2"),
+        activity("a", p.task_queue),
+        cancel_activity(8),
+        marker(),
+        upsert_memo(k="v"),
+        child(p.id("child"), p.id("elsewhere")),
+        signal_external(p.id("nobody")),
+        cancel_external(p.id("nobody")),
+    )
+    given = [{**each, "event_group_markers": groups[: number % 4]} for number, each in enumerate(commands, 1)]
+    await p.step(*given)
+    for kind in ("timer_started", "timer_canceled", "activity_task_scheduled", "activity_task_cancel_requested",
+                 "marker_recorded", "workflow_properties_modified", "start_child_workflow_execution_initiated",
+                 "signal_external_workflow_execution_initiated",
+                 "request_cancel_external_workflow_execution_initiated"):  # fmt: skip
+        await _markers(p, kind)
+    await p.terminate()
+
+
+@scenario
+async def a_closing_command_carries_event_groups(p: Puppet) -> None:
+    await p.start()
+    await p.step({**complete_workflow(), "event_group_markers": [{"inbound_event": {"inbound_event_id": 1}}]})
+    await p.history()
+
+
+async def _markers(p: Puppet, kind: str) -> None:
+    """Note the event groups of all events of the type."""
+    events = (await p.call("GetWorkflowExecutionHistory", record=False, execution=p.execution())).history.events
+    found = [event for event in events if event.WhichOneof("attributes") == f"{kind}_event_attributes"]
+    p.note(kind, [[p.normalised(each) for each in event.event_group_markers] for event in found])
 
 
 @scenario

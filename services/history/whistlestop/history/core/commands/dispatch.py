@@ -84,6 +84,8 @@ def carry_out(completion: Completion, handlers: Mapping[int, Handler]) -> None:
         written = handlers[command.command_type](completion, command)
         if written is not None and command.HasField("user_metadata"):
             written.user_metadata.CopyFrom(command.user_metadata)
+        if written is not None and command.event_group_markers:
+            written.event_group_markers.extend(command.event_group_markers)
 
 
 def _check_attributes(command: command_pb.Command) -> None:

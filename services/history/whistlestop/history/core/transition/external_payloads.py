@@ -41,6 +41,8 @@ def add(state: MutableState, events: Iterable[history_pb.HistoryEvent], data: by
                 _count(state, _sizes_in(attributes, field))
         if event.HasField("user_metadata"):
             _count(state, _sizes(event.user_metadata))
+        for marker in event.event_group_markers:
+            _count(state, _sizes(marker))
 
 
 def _count(state: MutableState, sizes: Iterable[int]) -> None:
