@@ -14,6 +14,7 @@ EXPECTED: dict[str, str] = {
     "ours: *.capabilities.worker_poll_complete_on_shutdown": "always on here",
     "ours: *.capabilities.workflow_update_callbacks": "on by default here: `history.enableUpdateCallbacks`",
     "ours: UpdateNexusEndpoint endpoint.created_time": "Temporal's endpoint forgets it when it is updated",
+    "ours: DescribeNexusOperationExecution info.cancellation_info.requested_time": "Temporal does not report it",
     "ours: QueryWorkflow link*": "Temporal tells it since a later release",
     "ours: *.capabilities.workflow_pause": "on by default here: `frontend.WorkflowPauseEnabled`",
     "ours: DescribeSchedule info.state_size_bytes": "Temporal's newer scheduler tells it, which is off by default there",

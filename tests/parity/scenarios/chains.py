@@ -125,3 +125,13 @@ async def begun_by_a_schedule(p: Puppet) -> None:
     await p.complete(task, commands.continue_as_new(p.task_queue))
     await _config(p, workflow_id)
     await p.call("DeleteSchedule", record=False, schedule_id=p.id("schedule"))
+
+
+@scenario
+async def continued_with_a_choice_of_version(p: Puppet) -> None:
+    """Which is not repeated in the event of the run that ends."""
+    first = await p.start()
+    choice = "CONTINUE_AS_NEW_VERSIONING_BEHAVIOR_AUTO_UPGRADE"
+    await p.step(commands.continue_as_new(p.task_queue, initial_versioning_behavior=choice))
+    await p.history(run_id=first)
+    await p.terminate()
