@@ -7,7 +7,8 @@ then answers three questions for each function from what is printed alone: in wh
 does it raise, and what does it return or do when there is nothing? A question that does not apply is answered.
 
 Public are functions and methods with at least one parameter, below `services` and `storage`, of whose name, class and
-module none begins with an underscore. Generated files are left out, and so are functions within functions.
+module none begins with an underscore. Generated files are left out, and so are functions within functions and the
+variants of an overloaded function.
 """
 
 import argparse
@@ -45,6 +46,8 @@ def _of_file(path: Path) -> Iterator[tuple[str, str]]:
     for owner, body in owners:
         for node in body:
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+                continue
+            if any(isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list):
                 continue
             if _parameters(node, method=bool(owner)):
                 yield f"{path.relative_to(ROOT)}:{node.lineno} {owner}{node.name}", _text(node)
