@@ -19,11 +19,9 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from temporalio.client import Client
-from temporalio.worker import Worker
 
 from tests import postgres
 from tests.crash import load
@@ -81,33 +79,27 @@ async def run(options: Options) -> list[str]:
 async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, Counter[str], list[str]]:
     client = await Client.connect(line.bridge.address, runtime=quiet_runtime())
     traffic = load.Load(client, f"order-{options.seed}-", options.parallel)
-    worker = Worker(
-        client, task_queue=load.QUEUE, workflows=[load.Order, load.Child], activities=[load.quick, load.from_outside],
-        max_cached_workflows=20, graceful_shutdown_timeout=timedelta(),
-    )  # fmt: skip
-    working, running = asyncio.create_task(worker.run()), asyncio.create_task(traffic.run())
+    running = asyncio.create_task(traffic.run())
     contention = Contention([client], f"contended-{options.seed}-", options.seed)
     contending = asyncio.create_task(contention.run())
     killed: Counter[str] = Counter()
     try:
-        await _kill_again_and_again(options, line.platform, traffic, running, killed)
-        traffic.stopping = contention.stopping = True
-        await contending
-        try:
-            await asyncio.wait_for(running, FINISH_S)
-        except TimeoutError:
-            unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
-            missing = [f"not finished: {unfinished}", *await _stuck(line.cloud, unfinished)]
-        else:
-            missing = await load.check(client, traffic.told)
-            missing += await contention.check(client)
-        print(contention, flush=True)
-        await worker.shutdown()
-        await working
+        async with load.working(client):
+            await _kill_again_and_again(options, line.platform, traffic, running, killed)
+            traffic.stopping = contention.stopping = True
+            await contending
+            try:
+                await asyncio.wait_for(running, FINISH_S)
+            except TimeoutError:
+                unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
+                missing = [f"not finished: {unfinished}", *await _stuck(line.cloud, unfinished)]
+            else:
+                missing = await load.check(client, traffic.told)
+                missing += await contention.check(client)
+            print(contention, flush=True)
     finally:
         running.cancel()
         contending.cancel()
-        working.cancel()
     return traffic.told, killed, missing
 
 

@@ -20,13 +20,11 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from temporalio.client import Client
 from temporalio.service import RPCError
-from temporalio.worker import Worker
 
 from tests.crash import load
 from tests.crash.contention import Contention
@@ -163,39 +161,27 @@ async def under_load(
     """Load the servers while `trouble` goes on; what was acknowledged, and all that is wrong."""
     clients = [await connect(server) for server in servers]
     traffic = load.Load(clients[0], f"order-{options.seed}-", options.parallel)
-    # The worker of a pair of servers talks to the other one.
-    worker = Worker(
-        clients[-1],
-        task_queue=load.QUEUE,
-        workflows=[load.Order, load.Child],
-        activities=[load.quick, load.from_outside],
-        max_cached_workflows=20,
-        graceful_shutdown_timeout=timedelta(),
-    )
     contention = Contention(clients, f"contended-{options.seed}-", options.seed)
     contending = asyncio.create_task(contention.run())
-    working = asyncio.create_task(worker.run())
     running = asyncio.create_task(traffic.run())
     try:
-        await trouble(traffic, running)
-        traffic.stopping = contention.stopping = True
-        await contending
-        try:
-            await asyncio.wait_for(running, finish_s)
-        except TimeoutError:
-            unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
-            missing = [f"not finished: {unfinished}"]
-        else:
-            missing = await load.check(clients[0], traffic.told)
-            missing += await contention.check(clients[0])
-        print(contention, flush=True)
-        await worker.shutdown()
-        await working
+        # The worker of a pair of servers talks to the other one.
+        async with load.working(clients[-1]):
+            await trouble(traffic, running)
+            traffic.stopping = contention.stopping = True
+            await contending
+            try:
+                await asyncio.wait_for(running, finish_s)
+            except TimeoutError:
+                unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
+                missing = [f"not finished: {unfinished}"]
+            else:
+                missing = await load.check(clients[0], traffic.told)
+                missing += await contention.check(clients[0])
+            print(contention, flush=True)
     finally:
-        # A worker without a server would wait for it for ever.
         running.cancel()
         contending.cancel()
-        working.cancel()
     return traffic.told, missing
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -15,9 +16,12 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailed
 from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from tests.patience import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 QUEUE = "crash"
 SIGNALS = 2
@@ -214,6 +218,38 @@ class Load:
             event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED and result in str(event)
             for event in history.events
         )
+
+
+@asynccontextmanager
+async def working(client: Client) -> AsyncIterator[None]:
+    """Have a worker for the orders, which is started again when it ends by itself, as by a supervisor.
+
+    One that starts while the server is away gives up at once.
+    """
+
+    async def work() -> None:
+        while True:
+            worker = Worker(
+                client,
+                task_queue=QUEUE,
+                workflows=[Order, Child],
+                activities=[quick, from_outside],
+                max_cached_workflows=20,
+                graceful_shutdown_timeout=timedelta(),
+            )
+            try:
+                await worker.run()
+            except Exception as error:  # noqa: BLE001 - whatever ended it, the next one starts
+                print(f"the worker ended: {error!r}", flush=True)
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        # A worker without a server would wait for it for ever.
+        await asyncio.wait([task], timeout=PATIENCE_S)
 
 
 async def check(client: Client, told: Acknowledged) -> list[str]:
