@@ -48,8 +48,18 @@ async def _create(client: Client, schedule_id: str) -> None:
     )
 
 
+async def _pause(client: Client, schedule_id: str) -> None:
+    await client.workflow_service.patch_schedule(
+        rr.PatchScheduleRequest(
+            namespace="default",
+            schedule_id=schedule_id,
+            patch=schedule_pb.SchedulePatch(pause="to count its actions"),
+        )
+    )
+
+
 async def _problems(client: Client, schedule_id: str) -> list[str]:
-    """What is wrong with a schedule that was paused after all that."""
+    """Return what is wrong with a schedule that is paused."""
     service = client.workflow_service
     described = await service.describe_schedule(
         rr.DescribeScheduleRequest(namespace="default", schedule_id=schedule_id)
@@ -89,7 +99,10 @@ async def test_every_action_is_taken_once(tmp_path: Path) -> None:
                 await server.until_ready()
             client = await connect(server)
             await asyncio.sleep(3)
-            problems = [problem for schedule_id in SCHEDULES for problem in await _problems(client, schedule_id)]
+            problems: list[str] = []
+            for schedule_id in SCHEDULES:
+                await _pause(client, schedule_id)
+                problems += await _problems(client, schedule_id)
         finally:
             server.kill()
     assert problems == []

@@ -131,7 +131,7 @@ async def test_a_missed_heartbeat_keeps_the_last_details(client: Client) -> None
 
 @on_every_store
 async def test_the_next_attempt_gets_the_details_of_the_last(client: Client) -> None:
-    limits = Limits("beats_once_and_sleeps", 5, heartbeat_ms=200, attempts=2)
+    limits = Limits("beats_once_and_sleeps", 5, heartbeat_ms=200, attempts=100)
     async with worker(client, Limited, activities=ACTIVITIES, **QUICK) as queue:
         result = await client.execute_workflow(Limited.run, limits, id=new("limited"), task_queue=queue)
     assert result == "got this far"
