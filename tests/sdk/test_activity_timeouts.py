@@ -122,10 +122,17 @@ async def test_each_timeout_has_its_type(client: Client, limits: Limits, expecte
 
 
 async def test_a_missed_heartbeat_keeps_the_last_details(client: Client) -> None:
-    limits = Limits("beats_once_and_sleeps", 5, heartbeat_ms=200)
     async with worker(client, Limited, activities=ACTIVITIES, **QUICK) as queue:
-        run = client.execute_workflow(Limited.run, limits, id=new("limited"), task_queue=queue)
-        error = await cause_of(run, TemporalTimeoutError)
+        for timeout_s in (0.2, 2, 20):
+            longer_s = 5 * timeout_s
+            limits = Limits(
+                "beats_once_and_sleeps", longer_s, start_to_close_ms=2000 * longer_s, heartbeat_ms=1000 * timeout_s
+            )
+            run = client.execute_workflow(Limited.run, limits, id=new("limited"), task_queue=queue)
+            error = await cause_of(run, TemporalTimeoutError)
+            assert error.type is TimeoutType.HEARTBEAT
+            if error.last_heartbeat_details:  # a busy worker's first heartbeat may come too late
+                break
     assert list(error.last_heartbeat_details) == ["got this far"]
 
 
