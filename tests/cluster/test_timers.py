@@ -50,9 +50,8 @@ class Bench:
         store: Any = self.store
         aside = SetAside(store, self.clock)
         engine: Any = SimpleNamespace(clock=self.clock, store=store, peek=self.cached.get, aside=aside)
-        self.processor = self.store.processor = TimerProcessor(engine)
+        self.processor = self.store.processor = TimerProcessor(engine, {"execution": self._fire})
         self.fired: list[str] = []
-        self.processor.handlers["execution"] = self._fire
 
     async def _fire(self, timer: TimerTask) -> None:
         self.fired.append(timer.key.workflow_id)

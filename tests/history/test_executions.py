@@ -16,10 +16,12 @@ from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.ids import CountedIds
 from whistlestop.common.notify import LocalNotifier
 from whistlestop.common.proto import internal_pb2
+from whistlestop.common.proto.namespace_pb2 import NamespaceData
 from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.service import History
-from whistlestop.storage.records import SLOTS, ExecutionKey
+from whistlestop.storage.namespaces import Namespace, NamespaceCache
+from whistlestop.storage.records import SLOTS, ExecutionKey, NamespaceRecord
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -40,6 +42,14 @@ class NoMatching:
         raise AssertionError(f"{rpc} is not expected")
 
 
+class OneDay(NamespaceCache):
+    """Every namespace retains its closed runs for a day."""
+
+    async def by_id(self, namespace_id: str) -> Namespace | None:
+        record = NamespaceRecord(namespace_id, "default", NamespaceData().SerializeToString(), 1)
+        return Namespace(namespace_id, "default", 1, DAY_NS, {}, (), NamespaceData(), record)
+
+
 class Bench:
     """The service and what it stands on."""
 
@@ -48,13 +58,10 @@ class Bench:
         self.clock = FakeClock()
         self.ids = CountedIds()
         self.history = History(
-            store, NoMatching(), self.clock, self.ids, LocalNotifier(self.clock), limits=limits, exclusive=exclusive
-        )
-        self.history.engine.retention_of = self._retention_of
+            store, NoMatching(), self.clock, self.ids, LocalNotifier(self.clock), limits=limits, exclusive=exclusive,
+            namespaces=OneDay(store, self.clock),
+        )  # fmt: skip
         self.context = CallContext(namespace_id=NAMESPACE_ID, namespace="default")
-
-    async def _retention_of(self, namespace_id: str) -> int:
-        return DAY_NS
 
     async def call(self, method: str, **fields: Any) -> Any:
         request = getattr(rr, f"{method}Request")(namespace="default", **fields)

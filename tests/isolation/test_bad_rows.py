@@ -18,6 +18,7 @@ from whistlestop.common.proto import internal_pb2
 from whistlestop.common.proto.deployment_pb2 import RerouteTasksRequest, RerouteTasksResponse
 from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.rpcs.matching_service import MatchingService
+from whistlestop.history.timers.processor import TimerProcessor
 from whistlestop.storage.records import (
     SLOTS,
     ExecutionKey,
@@ -107,11 +108,11 @@ async def test_a_handler_that_raises_stops_no_other_and_is_forgotten_when_it_no_
         fired.append(timer.key.workflow_id)
         await backend.store.delete_timer(timer)
 
-    backend.history.timers.handlers["test"] = handler
+    timers = TimerProcessor(backend.history.engine, {"test": handler})
     for name in ("bad", "good", "better"):
         await backend.store.put_timer(TimerTask("test", 1, ExecutionKey("n", name, "r"), backend.clock.now_ns()))
     for _ in range(4):
-        await backend.history.timers.fire_page(2)
+        await timers.fire_page(2)
         await backend.clock.advance(60)
     assert sorted(fired) == ["better", "good"]
     assert backend.history.aside.counted >= 2
@@ -119,7 +120,7 @@ async def test_a_handler_that_raises_stops_no_other_and_is_forgotten_when_it_no_
     assert len(logged) == 1, "logged once"
     failing = False
     await backend.clock.advance(3600)
-    await backend.history.timers.fire_page(2)
+    await timers.fire_page(2)
     assert "bad" in fired
     assert await problems(backend.store) == {}
 

@@ -48,3 +48,13 @@ def test_callers_of_the_engine_take_no_lock_and_handle_no_conflict() -> None:
     assert len(CALLERS) > 100
     broken = {str(path.relative_to(HISTORY)): broken_rules(path.read_text("utf-8")) for path in CALLERS}
     assert {name: rules for name, rules in broken.items() if rules} == {}
+
+
+def test_nothing_of_history_sees_the_service_but_what_builds_it() -> None:
+    """Handlers, deliveries and processors get ports, or what they use by their constructors."""
+    users = {
+        str(path.relative_to(HISTORY))
+        for path in HISTORY.rglob("*.py")
+        if "whistlestop.history.service" in path.read_text("utf-8")
+    }
+    assert users == {"function_instance.py"}

@@ -12,6 +12,7 @@ from tests.core.harness import QUEUE, World
 from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.activity.pause import PAUSE_INFO
 from whistlestop.history.core.times import set_timestamp
+from whistlestop.history.core.transition.namespace_policy import NamespacePolicy
 
 
 def rule(predicate: str, query: str = "", **fields: Any) -> rules_pb.WorkflowRule:
@@ -27,7 +28,7 @@ def holds(world: World, *rules: rules_pb.WorkflowRule) -> bool:
     (task,) = world.offered(2)
 
     def decide(run: Any) -> bool:
-        run.rules = rules
+        run.policy = NamespacePolicy(rules=rules)
         return activity.held_by_rule(run, task.scheduled_event_id, task.stamp)
 
     return world.transact(decide)

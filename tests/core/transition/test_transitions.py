@@ -43,6 +43,7 @@ from whistlestop.history.core.times import SECOND_NS, set_timestamp
 from whistlestop.history.core.timeskip import decide as time_skipping
 from whistlestop.history.core.transition import external_payloads
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID, FIRST_TASK_ID
+from whistlestop.history.core.transition.namespace_policy import NamespacePolicy
 from whistlestop.storage.records import CurrentExecution, TimerTask
 
 if TYPE_CHECKING:
@@ -434,12 +435,12 @@ def test_reset_points_are_handed_on_while_their_runs_are_kept() -> None:
         point = run.state.reset_points.points.add(run_id=run_id)
         if expire_s is not None:
             set_timestamp(point.expire_time, run.wall_ns + expire_s * SECOND_NS)
-    run.retention_ns = 60 * SECOND_NS
+    run.policy = NamespacePolicy(retention_ns=60 * SECOND_NS)
     handed_on = next_run.inherited(run).prev_auto_reset_points
     assert [point.run_id for point in handed_on.points] == ["now", "later", "never", run.state.run_id]
     assert handed_on.points[-1].expire_time.ToNanoseconds() == run.wall_ns + 60 * SECOND_NS
     assert not handed_on.points[2].HasField("expire_time")
-    run.retention_ns = 0
+    run.policy = NamespacePolicy()
     run.state.reset_points.points[-1].ClearField("expire_time")
     assert not next_run.inherited(run).prev_auto_reset_points.points[-1].HasField("expire_time")
 

@@ -22,6 +22,7 @@ from whistlestop.common.versioning.build_ids import NEW_WORK, build_queue, set_q
 from whistlestop.common.versioning.deployments import Version, versioned_queue
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.state_pb2 import Activity, MutableState
+from whistlestop.history.core.transition.namespace_policy import NamespacePolicy
 from whistlestop.history.core.versioning import build_ids, reset_points
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.versioning import state as versioning_state
@@ -210,9 +211,9 @@ def test_a_worker_of_another_version_loses_the_cache(
     run.state.sticky_task_queue = "sticky"
     assert versioning.changes_version(run.state, deployments) == elsewhere
     assert versioning.keeps_cache(run.state, deployments) == (not elsewhere)
-    versioning.prepare(run, deployments)
+    run.policy = NamespacePolicy(deployments=deployments)
+    versioning.leave_sticky_queue(run)
     assert run.state.sticky_task_queue == ("" if elsewhere else "sticky")
-    assert run.deployments is deployments
 
 
 def test_the_cache_is_kept_as_the_build_id_says() -> None:
@@ -239,7 +240,8 @@ def test_new_tasks_are_moved_to_the_queues_of_their_version() -> None:
     world.poll()
     world.complete(schedule_activity("a"))
     run = world.load()
-    versioning.prepare(run, routing(V1))
+    run.policy = NamespacePolicy(deployments=routing(V1))
+    versioning.leave_sticky_queue(run)
     world_run = world.load()
     [offered] = world.offered(2)
     activity = world_run.state.activities[5]
@@ -309,7 +311,7 @@ PINNED_TO_V1: dict[str, Any] = {"behavior": PINNED, "deployment_version": _versi
 
 
 def _noted(run: Run, deployments: NamespaceDeployments) -> tuple[Version | None, int] | None:
-    run.deployments = deployments
+    run.policy = NamespacePolicy(deployments=deployments)
     versioning.note_target(run)
     if not run.state.HasField("notified_target"):
         return None
@@ -630,7 +632,7 @@ def test_a_transition_begins_when_another_versions_worker_takes_the_workflow_tas
     info: dict[str, Any], version: Version | None, begins: bool, speculative: bool
 ) -> None:
     run = run_of(**info)
-    run.deployments = routing(V2, revision=9)
+    run.policy = NamespacePolicy(deployments=routing(V2, revision=9))
     run.state.workflow_task.speculative = speculative
     run.state.sticky_task_queue = "sticky"
     before = run.state.versioning_info.version_transition.SerializeToString()
@@ -665,7 +667,7 @@ def test_an_activity_waits_for_a_transition(
     run = world.load()
     if info:
         run.state.versioning_info.CopyFrom(made(workflow_pb.WorkflowExecutionVersioningInfo, **info))
-    run.deployments = routing(current)
+    run.policy = NamespacePolicy(deployments=routing(current))
     activity = run.state.activities[5]
     stamp = activity.stamp
     for event_id, wrong in ((6, stamp), (5, stamp + 1)):
@@ -680,7 +682,7 @@ def test_an_activity_waits_for_a_transition(
         assert run.state.versioning_info.version_transition.deployment_version == version
     started = world.load()
     started.state.activities[5].started_ns = 1
-    started.deployments = routing(current)
+    started.policy = NamespacePolicy(deployments=routing(current))
     assert not version_transition.holds_activity(started, 5, stamp, version)
 
 

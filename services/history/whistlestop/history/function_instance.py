@@ -24,14 +24,13 @@ from whistlestop.common.notify import RecheckNotifier
 from whistlestop.common.proto import internal_pb2
 from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.functions.bootstrap import is_call, serve_event
-from whistlestop.history.engine.engine import Effects
 from whistlestop.history.service import History
 from whistlestop.history.timers.wake_ups import EarliestWakeUp, NoWakeUps
 from whistlestop.net.outbound import Named, Outbound
 from whistlestop.storage.notifications import Notifications
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.notify import Subscription
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.notifications.worker_notifications import WorkerNotifications
     from whistlestop.history.timers.wake_ups import WakeUps
-    from whistlestop.storage.records import TimerTask, TransferTask
 
 _FIRE_WHILE_WAITING_NS = SECOND_NS // 2
 _PAGE = 200
@@ -55,16 +53,14 @@ class HistoryInstance:
     def __init__(self, environment: Environment[HistorySettings]) -> None:
         settings, clock, store = environment.settings, environment.clock, environment.store
         matching = environment.client("matching", settings.matching_function, settings.matching_url)
-        waits = _Waits(clock)
+        self._earliest_wake_up = EarliestWakeUp()
         outbound, limits = Outbound(Named.parse(settings.allow_outbound)), None
         if settings.dynamic_config:
             limits = _limits(settings.dynamic_config, outbound)
-        self.history = waits.history = History(
-            store, matching, clock, RandomIds(), waits, limits=limits, exclusive=False, outbound=outbound,
+        self.history = History(
+            store, matching, clock, RandomIds(), _Waits(clock, self._fire_for), limits=limits, exclusive=False,
+            outbound=outbound, timer_listener=self._earliest_wake_up.note,
         )  # fmt: skip
-        self._earliest_wake_up = EarliestWakeUp()
-        self.history.engine.effects = _FunctionEffects(self.history, self._earliest_wake_up)
-        self.history.transfers.postponed = self.history.timers.postponed = self._earliest_wake_up.note
         self._wake_ups = _wake_ups_of(settings, clock, environment.metrics)
         self._worker_notifications = _worker_notifications_of(settings, clock)
         # Aurora DSQL has no NOTIFY, so no server can listen on it.
@@ -125,6 +121,14 @@ class HistoryInstance:
         await history.aside.tidy()
         return {"timers": timers, "transfers": transfers, "queries": purged}
 
+    async def _fire_for(self, deadline_ns: int) -> None:
+        """Fire a page of timers while a caller waits, as a poll does."""
+        context = CallContext(deadline_ns=deadline_ns, can_long_poll=False)
+        try:
+            await HistoryService(self.history).FireTimers(internal_pb2.FireTimersRequest(), context)
+        except ServiceError as error:
+            _log.warning("expired timers and transfer tasks could not be processed: %r", error)
+
     def _count_lateness(self, metrics: FunctionMetrics, event: dict[str, Any]) -> None:
         from whistlestop.history.timers.aws_wake_ups import lateness_ms
 
@@ -132,40 +136,25 @@ class HistoryInstance:
             metrics.span("WakeLateness", milliseconds)
 
 
-class _FunctionEffects(Effects):
-    """Deliver new transfer tasks within the call, and note timers for a wake-up; polls find matching tasks."""
-
-    def __init__(self, history: History, earliest_wake_up: EarliestWakeUp) -> None:
-        self._history = history
-        self._earliest_wake_up = earliest_wake_up
-
-    def timer(self, timer: TimerTask) -> None:
-        self._earliest_wake_up.note(timer.fire_at_ns)
-
-    def transfers(self, transfers: Sequence[TransferTask]) -> None:
-        self._history.transfers.notify(transfers)
-
-
 class _Waits(RecheckNotifier):
     """A notifier whose waiting callers also fire timers, as polls do."""
 
-    history: History
-
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, fire: Callable[[int], Awaitable[None]]) -> None:
         super().__init__(clock)
         self._steady = clock
+        self._fire = fire
 
     def subscribe(self, *topics: str) -> Subscription:
-        return _Wait(super().subscribe(*topics), self.history, self._steady)
+        return _Wait(super().subscribe(*topics), self._fire, self._steady)
 
 
 class _Wait:
     remote = True
     """A function has no cache that could be used instead of a read."""
 
-    def __init__(self, waiting: Subscription, history: History, clock: Clock) -> None:
+    def __init__(self, waiting: Subscription, fire: Callable[[int], Awaitable[None]], clock: Clock) -> None:
         self._waiting = waiting
-        self._history = history
+        self._fire = fire
         self._clock = clock
         self._fired_ns = 0
 
@@ -174,11 +163,7 @@ class _Wait:
         now_ns = self._clock.steady_ns()
         if notified and now_ns - self._fired_ns >= _FIRE_WHILE_WAITING_NS:
             self._fired_ns = now_ns
-            context = CallContext(deadline_ns=deadline_ns, can_long_poll=False)
-            try:
-                await HistoryService(self._history).FireTimers(internal_pb2.FireTimersRequest(), context)
-            except ServiceError as error:
-                _log.warning("expired timers and transfer tasks could not be processed: %r", error)
+            await self._fire(deadline_ns)
         return notified
 
     def __enter__(self) -> Self:

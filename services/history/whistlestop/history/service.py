@@ -14,21 +14,22 @@ from whistlestop.history.core import completion as _completion  # noqa: F401 - l
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.engine.completion_pages import CompletionPages
 from whistlestop.history.engine.engine import Effects, Engine
+from whistlestop.history.engine.namespace_policies import NamespacePolicies
 from whistlestop.history.engine.waiting_callers import WaitingCallers
 from whistlestop.history.timers.processor import EVERYTHING, TimerProcessor
 from whistlestop.history.transfers.misplaced_tasks import MisplacedTasks
 from whistlestop.history.transfers.processor import TransferProcessor
 from whistlestop.history.transfers.push import Pushes
 from whistlestop.net.outbound import Outbound
+from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.namespaces import NamespaceCache
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from google.protobuf.message import Message
-    from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
     from whistlestop.common.clients import Reply
     from whistlestop.common.clock import Clock
@@ -37,13 +38,18 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Notifier
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.common.rpcs.rpc import Channel, Rpc
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
-    from whistlestop.storage.visibility import AttributeType
 
 
 class History:
-    """Serve executions. `start` begins the background processors of a long-lived process; functions never call it."""
+    """Serve executions. `start` begins the background processors of a long-lived process; functions never call it.
+
+    `task_listener` gets the matching tasks of each commit. `timer_listener` gets the time of each timer row that is
+    written, and of each failed row that is tried again later. `watch` gets every run that was committed. With
+    `retains_closed_runs` none is deleted after its retention.
+    """
 
     rpcs = HistoryService.rpcs
 
@@ -61,6 +67,9 @@ class History:
         wall: Clock | None = None,
         outbound: Outbound | None = None,
         namespaces: NamespaceCache | None = None,
+        retains_closed_runs: bool = False,
+        watch: Callable[[Run], None] | None = None,
+        timer_listener: Callable[[int], None] | None = None,
     ) -> None:
         self.store = store
         self.matching = MatchingService(matching)
@@ -73,21 +82,26 @@ class History:
         self.limits = limits or Limits()
         self.outbound = outbound or Outbound()
         """The HTTP client for callbacks and external endpoints."""
-        self.engine = Engine(store, clock, ids, notifier, self.limits, exclusive=exclusive)
         self.namespaces = namespaces or NamespaceCache(store, clock)
-        self.engine.retention_of = self._retention_of
-        self.engine.attribute_types_of = self._attribute_types_of
-        self.engine.rules_of = self._rules_of
+        deployments = Deployments(store, clock)
+        self.engine = Engine(
+            store,
+            clock,
+            ids,
+            notifier,
+            self.limits,
+            NamespacePolicies(self.namespaces, deployments, retains_closed_runs=retains_closed_runs),
+            effects=_Effects(self, task_listener, timer_listener),
+            watch=watch,
+            misplaced_tasks=None if task_listener is None else MisplacedTasks(deployments, clock, self._reroute),
+            exclusive=exclusive,
+        )
         self.aside = self.engine.aside
-        self.timers = TimerProcessor(self.engine)
-        self.timers.handlers["schedule"] = self._fire_schedule
-        self.transfers = TransferProcessor(self)
+        handlers = {"schedule": self._fire_schedule, "push": self._fire_push}
+        self.timers = TimerProcessor(self.engine, handlers, timer_listener)
+        self.transfers = TransferProcessor(self, timer_listener)
         self.completion_pages = CompletionPages(self.limits, clock)
         self.push = Pushes(self)
-        self.timers.handlers["push"] = self.push.fire
-        self.engine.effects = _ServerEffects(self, task_listener)
-        if task_listener is not None:
-            self.engine.misplaced_tasks = MisplacedTasks(self.engine.deployments, clock, self._reroute)
         self.closing = False
 
     async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
@@ -108,24 +122,15 @@ class History:
 
         await driver.fire(self, timer)
 
+    async def _fire_push(self, timer: TimerTask) -> None:
+        await self.push.fire(timer)
+
     async def _reroute(
         self, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
     ) -> None:
         from whistlestop.history.api.deployments import reroute
 
         await reroute(self, namespace_id, task_queue, task_type, deployments)
-
-    async def _retention_of(self, namespace_id: str) -> int:
-        namespace = await self.namespaces.by_id(namespace_id)
-        return namespace.retention_ns if namespace is not None else 0
-
-    def _rules_of(self, namespace_id: str) -> Sequence[rules_pb.WorkflowRule]:
-        namespace = self.namespaces.peek_id(namespace_id)
-        return namespace.workflow_rules if namespace is not None else ()
-
-    async def _attribute_types_of(self, namespace_id: str) -> Mapping[str, AttributeType]:
-        namespace = await self.namespaces.by_id(namespace_id)
-        return namespace.custom_search_attributes if namespace is not None else {}
 
     async def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
         """Begin to fire timers and deliver transfer tasks: those of these slots, and all committed in this process."""
@@ -146,20 +151,28 @@ class History:
         await self.transfers.close()
 
 
-class _ServerEffects(Effects):
+class _Effects(Effects):
     """Pass each commit to matching and to the processors."""
 
-    def __init__(self, service: History, listener: Callable[[Sequence[MatchingTask]], None] | None) -> None:
+    def __init__(
+        self,
+        service: History,
+        task_listener: Callable[[Sequence[MatchingTask]], None] | None,
+        timer_listener: Callable[[int], None] | None,
+    ) -> None:
         self._service = service
-        self._listener = listener
-        self.sees_tasks = listener is not None
+        self._task_listener = task_listener
+        self._timer_listener = timer_listener
+        self.sees_tasks = task_listener is not None
 
     def tasks(self, tasks: Sequence[MatchingTask]) -> None:
-        if self._listener is not None:
-            self._listener(tasks)
+        if self._task_listener is not None:
+            self._task_listener(tasks)
 
     def timer(self, timer: TimerTask) -> None:
         self._service.timers.notify(timer)
+        if self._timer_listener is not None:
+            self._timer_listener(timer.fire_at_ns)
 
     def transfers(self, transfers: Sequence[TransferTask]) -> None:
         self._service.transfers.notify(transfers)

@@ -188,7 +188,7 @@ class Request:
 
 
 class Account:
-    """The budget's record of a connection. The protocol sets `peer` once it can close the connection."""
+    """The budget's record of a connection."""
 
     __slots__ = (
         "_address", "_cpu", "_spent_s", "activity", "authenticated", "budget", "bytes", "is_open", "peer",
@@ -209,6 +209,10 @@ class Account:
         self.bytes = 0
         self.activity = -1
         self.quiet_since = now
+
+    def set_peer(self, peer: Peer) -> None:
+        """Let the budget close the connection by its protocol from now on, rather than by the transport."""
+        self.peer = peer
 
     def open_request(self, expire: Callable[[], None]) -> Request | None:
         """Count one more request; return None if the connection has too many, or is closed.

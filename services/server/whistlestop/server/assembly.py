@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from whistlestop.common.notify import Notifier
     from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.frontend.auth.config import AuthConfig
+    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.service import History
     from whistlestop.matching.service import Matching
     from whistlestop.net.internal.http_client import HttpClient
@@ -126,9 +127,14 @@ class Services:
 
 
 def assemble(
-    config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics = NO_METRICS, *, time: Clock | None = None
-) -> Services:
-    """Construct the services over an open store. Nothing is started; `time` replaces the system's clock."""
+    config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics = NO_METRICS, *,
+    time: Clock | None = None, watch: Callable[[Run], None] | None = None,
+) -> Services:  # fmt: skip
+    """Construct the services over an open store. Nothing is started.
+
+    `time` replaces the system's clock; it may skip months, after which a test still wants earlier results, so closed
+    runs are retained. `watch` gets each run that history commits.
+    """
     clock, ids = SystemClock(), RandomIds()
     namespaces = NamespaceCache(store, time or clock)
     at_history = _remote_client("history", config.history_urls, config, clock)
@@ -137,7 +143,7 @@ def assemble(
     def make_engine() -> Engine:
         return _engine(
             config, store, notifier, metrics, clock=clock, time=time or clock, ids=ids, namespaces=namespaces,
-            at_history=at_history, at_matching=at_matching,
+            at_history=at_history, at_matching=at_matching, watch=watch,
         )  # fmt: skip
 
     def make_frontend(services: Services) -> Frontend:
@@ -164,6 +170,7 @@ def assemble(
 def _engine(
     config: ServerConfig, store: Store, notifier: Notifier, metrics: Metrics, *, clock: Clock, time: Clock, ids: Ids,
     namespaces: NamespaceCache, at_history: HttpClient | None, at_matching: HttpClient | None,
+    watch: Callable[[Run], None] | None,
 ) -> Engine:  # fmt: skip
     """Construct history and matching, unless other processes serve them."""
     alone = not config.store.database_url
@@ -205,6 +212,8 @@ def _engine(
             wall=clock,
             outbound=outbound,
             namespaces=namespaces,
+            retains_closed_runs=time is not clock,
+            watch=watch,
         )
     return Engine(history, matching, offers, at_history or _made(history), to_matching, outbound)
 

@@ -59,23 +59,66 @@ HANDLERS: Handlers[TimeSkipper] = Handlers()
 handles = HANDLERS.register
 
 
-class TimeSkipper:
-    """Counts the locks, tracks which runs have work, and sets the clock forward."""
+class RunsAtWork:
+    """The runs that keep time from being skipped, as their commits tell."""
 
-    def __init__(self, clock: SkippingClock, history: History, *, locked: bool = True) -> None:
-        self._clock = clock
-        self._history = history
-        self._locks = int(locked)
+    def __init__(self) -> None:
+        self.has_changed = asyncio.Event()
+        self.changes = 0
+        """The number of changes so far, of these runs and of the locks."""
         self._busy: set[ExecutionKey] = set()
         self._activities: dict[ExecutionKey, int] = {}
+
+    def committed(self, run: Run) -> None:
+        """Note a run that was committed."""
+        if pending_work.other_work(run.state):
+            self._busy.add(run.key)
+        else:
+            self._busy.discard(run.key)
+        count = pending_work.activities_under_way(run.state)
+        if count:
+            self._activities[run.key] = count
+        else:
+            self._activities.pop(run.key, None)
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Let the skipper check again whether it may skip time."""
+        self.changes += 1
+        self.has_changed.set()
+
+    @property
+    def any_busy(self) -> bool:
+        """Whether a run has work other than activities."""
+        return bool(self._busy)
+
+    @property
+    def activities(self) -> int:
+        """The number of activities that workers have."""
+        return sum(self._activities.values())
+
+    @property
+    def namespace_ids(self) -> set[str]:
+        """The namespaces of these runs."""
+        return {key.namespace_id for key in (*self._busy, *self._activities)}
+
+    def forget(self, namespace_id: str) -> None:
+        """Forget the runs of a namespace."""
+        self._busy = {key for key in self._busy if key.namespace_id != namespace_id}
+        self._activities = {key: count for key, count in self._activities.items() if key.namespace_id != namespace_id}
+
+
+class TimeSkipper:
+    """Counts the locks, and sets the clock forward while no run is at work."""
+
+    def __init__(self, clock: SkippingClock, history: History, runs: RunsAtWork, *, locked: bool = True) -> None:
+        self._clock = clock
+        self._history = history
+        self._runs = runs
+        self._locks = int(locked)
         self._sleeps: DeadlineHeap[tuple[asyncio.Future[None], bool]] = DeadlineHeap()
         """The sleeps by their ends, and whether time is locked then."""
-        self._has_changed = asyncio.Event()
-        self._changes = 0
         self._task: asyncio.Task[None] | None = None
-        history.engine.watch = self._committed
-        # Keep closed runs: after sleeping for a month, a test still wants earlier results.
-        history.engine.retention_of = self._keep
 
     def start(self) -> None:
         """Start skipping."""
@@ -91,16 +134,16 @@ class TimeSkipper:
     def lock(self) -> None:
         """Add a lock: time passes normally until there are as many unlocks."""
         self._locks += 1
-        self._note_change()
+        self._runs.note_change()
 
     def unlock(self) -> None:
         """Remove a lock. Raises UNKNOWN, as Temporal's test server does, when there is none."""
-        if self._count() <= 0 and not self._busy:
+        if self._count() <= 0 and not self._runs.any_busy:
             raise ServiceError(
                 Code.UNKNOWN, "Unbalanced lock and unlock calls: time skipping is not locked, so it can't be unlocked"
             )
         self._locks -= 1
-        self._note_change()
+        self._runs.note_change()
 
     async def sleep(self, until_ns: int, *, then_lock: bool = False) -> None:
         """Sleep until `until_ns`. With `then_lock`, time is locked then, even if the caller has gone."""
@@ -110,51 +153,24 @@ class TimeSkipper:
             return
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleeps.push(until_ns, (end, then_lock))
-        self._note_change()
+        self._runs.note_change()
         await end
 
-    # ---- events in the server ---------------------------------------------------------------------------------------
-
-    def _committed(self, run: Run) -> None:
-        if pending_work.other_work(run.state):
-            self._busy.add(run.key)
-        else:
-            self._busy.discard(run.key)
-        count = pending_work.activities_under_way(run.state)
-        if count:
-            self._activities[run.key] = count
-        else:
-            self._activities.pop(run.key, None)
-        self._note_change()
-
     def _count(self) -> int:
-        return self._locks + sum(self._activities.values())
-
-    def _note_change(self) -> None:
-        self._changes += 1
-        self._has_changed.set()
-
-    async def _keep(self, namespace_id: str) -> int:
-        # The caller relies on the namespace being read here, because it needs the workflow rules as well.
-        await self._history.namespaces.by_id(namespace_id)
-        return 0
+        return self._locks + self._runs.activities
 
     async def _forget_deleted(self) -> None:
         """Forget the runs of deleted namespaces, which are deleted without a commit."""
-        for namespace_id in {key.namespace_id for key in (*self._busy, *self._activities)}:
+        for namespace_id in self._runs.namespace_ids:
             namespace = await self._history.namespaces.by_id(namespace_id)
-            if namespace is not None and namespace.state != enums_pb.NAMESPACE_STATE_DELETED:
-                continue
-            self._busy = {key for key in self._busy if key.namespace_id != namespace_id}
-            self._activities = {
-                key: count for key, count in self._activities.items() if key.namespace_id != namespace_id
-            }
+            if namespace is None or namespace.state == enums_pb.NAMESPACE_STATE_DELETED:
+                self._runs.forget(namespace_id)
 
     # ---- skipping ---------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
-            self._has_changed.clear()
+            self._runs.has_changed.clear()
             self._end_sleeps()
             try:
                 await self._forget_deleted()
@@ -168,17 +184,17 @@ class TimeSkipper:
             if (next_ns := self._sleeps.next_ns) is not None:
                 # The end of a `Sleep` is an instant of the wall clock, which may be set.
                 pause_ns = min(pause_ns, next_ns - self._clock.now_ns(), int(WALL_CHECK_S * SECOND_NS))
-            await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._has_changed.wait())
+            await wait_until(self._clock, self._clock.steady_ns() + pause_ns, self._runs.has_changed.wait())
 
     async def _skip(self) -> float:
         """Skip to the next deadline if that is allowed. Return the seconds after which to check again."""
         # Wait for deliveries in progress, which end with a commit.
         await self._history.transfers.drain()
-        changes = self._changes
-        if self._busy or self._count() > 0:
+        changes = self._runs.changes
+        if self._runs.any_busy or self._count() > 0:
             return RECHECK_S
         deadline_ns, row_ns = await self._next_deadline()
-        if changes != self._changes:
+        if changes != self._runs.changes:
             return AT_ONCE_S
         now_ns = self._clock.now_ns()
         if self._history.engine.writing or 0 < row_ns <= now_ns:
@@ -292,9 +308,10 @@ class TimeSkippingServer(Server):
 
     def _assemble(self, store: Store, notifier: Notifier, metrics: Metrics) -> Services:
         clock = SkippingClock(SystemClock())
-        services = assemble(self.config, store, notifier, metrics, time=clock)
+        runs = RunsAtWork()
+        services = assemble(self.config, store, notifier, metrics, time=clock, watch=runs.committed)
         assert services.history is not None  # a test server has no remote services
-        skipper = TimeSkipper(clock, services.history, locked=self._locked)
+        skipper = TimeSkipper(clock, services.history, runs, locked=self._locked)
         skipper.offer(services.frontend)
         skipper.start()
         self._closers.push_async_callback(skipper.close)

@@ -130,7 +130,7 @@ async def respond_workflow_task_completed(
     checker = await _search_attribute_checker(service, token.namespace_id, request, others)
     endpoints = await _nexus_endpoints(service, request)
 
-    def decide(run: Run) -> completion.Outcome:
+    def decide(run: Run) -> tuple[completion.Outcome, list[int]]:
         run.check_search_attributes = checker
         run.namespace_ids = {name: namespace.namespace_id for name, namespace in others.items()}
         run.nexus_endpoints = endpoints
@@ -138,7 +138,7 @@ async def respond_workflow_task_completed(
         run.answers = [
             (query_id, queries.stored(result, run.limits)) for query_id, result in request.query_results.items()
         ]
-        outcome.eager_activities = [
+        eager = [
             scheduled_event_id
             for scheduled_event_id in outcome.eager_activities
             if core_activity.start_eagerly(
@@ -146,16 +146,16 @@ async def respond_workflow_task_completed(
             )
             is not None
         ]
-        return outcome
+        return outcome, eager
 
     is_long = len(request.commands) > MANY_COMMANDS
-    run, outcome = await service.engine.change(
+    run, (outcome, eager) = await service.engine.change(
         token.namespace_id, token.workflow_id, token.run_id, decide, is_long=is_long
     )
     if outcome.error is not None:
         raise outcome.error
     reply = service_pb.RespondWorkflowTaskCompletedResponse()
-    for scheduled_event_id in outcome.eager_activities:
+    for scheduled_event_id in eager:
         activity = run.state.activities[scheduled_event_id]
         reply.activity_tasks.append(await activity_tasks.poll_reply(service, run, activity))
     if not outcome.completed:

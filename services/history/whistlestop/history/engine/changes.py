@@ -60,8 +60,7 @@ class Changes:
     """
 
     def __init__(self, engine: Engine, done: TransferTask | None) -> None:
-        self.done = done
-        """The transfer task that is deleted by the commit. None, also when an attempt sets it so: it stays."""
+        self._done = done
         self._engine = engine
         self._locks: dict[ExecutionKey, asyncio.Lock] = {}
         self._entries: dict[ExecutionKey, Entry] = {}
@@ -115,6 +114,10 @@ class Changes:
         """Return one event of the run's batch that begins with `batch_id`. Raise LookupError and StorageError."""
         return await histories.read_event(self._engine, self._entries[run.key], batch_id, event_id)
 
+    def keep_transfer_task(self) -> None:
+        """Do not delete the transfer task: it has to be delivered again."""
+        self._done = None
+
     def add(self, *runs: Run) -> None:
         """Commit these new runs together with the changed ones."""
         self._added += runs
@@ -142,9 +145,9 @@ class Changes:
         """Commit all that was changed and added. Without any of it, only delete the transfer task."""
         changed = [*(run for run in self._runs.values() if run.is_dirty), *self._added]
         if changed:
-            await self._engine.commit(*changed, done=self.done)
-        elif self.done is not None:
-            await self._engine.store.delete_transfer_task(self.done)
+            await self._engine.commit(*changed, done=self._done)
+        elif self._done is not None:
+            await self._engine.store.delete_transfer_task(self._done)
 
     def release(self) -> None:
         """Release all locks."""

@@ -29,6 +29,7 @@ from whistlestop.history.core import history_limits
 from whistlestop.history.core.finish import finish
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.transition.clock import skipped_ns
+from whistlestop.history.core.transition.namespace_policy import UNKNOWN
 from whistlestop.history.core.transition.records import records_of
 from whistlestop.history.core.transition.run import Run, StartEventNeeded
 from whistlestop.history.core.versioning import decide as versioning
@@ -39,26 +40,25 @@ from whistlestop.history.nexus.circuit_breakers import CircuitBreakers
 from whistlestop.history.transfers import push
 from whistlestop.net.tasks.background import Background
 from whistlestop.net.tasks.offload import off_loop
-from whistlestop.storage.deployments import Deployments
 from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict
 from whistlestop.storage.records import ExecutionKey, TimerTask, Transition
 from whistlestop.storage.set_aside import SetAside
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from temporalio.api.history.v1 import message_pb2 as history_pb
-    from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
     from whistlestop.common.clock import Clock
     from whistlestop.common.ids import Ids
     from whistlestop.common.notify import Notifier, Subscription
     from whistlestop.history.core.limits import Limits
+    from whistlestop.history.core.transition.namespace_policy import NamespacePolicy
+    from whistlestop.history.engine.namespace_policies import NamespacePolicies
     from whistlestop.history.transfers.misplaced_tasks import MisplacedTasks
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionWrite, HistoryBatch, MatchingTask, TransferTask
-    from whistlestop.storage.visibility import AttributeType
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Entry:
 
 
 class Effects:
-    """Callbacks for what was committed. The server sets them; in a function they do nothing."""
+    """Callbacks for what was committed; here they do nothing."""
 
     sees_tasks = False
     """Whether the receiver of tasks moves sticky tasks whose worker is gone."""
@@ -96,18 +96,6 @@ class Effects:
 
     def transfers(self, transfers: Sequence[TransferTask]) -> None:
         """Handle new transfer tasks; nothing happens here."""
-
-
-async def _keep_for_ever(namespace_id: str) -> int:
-    return 0
-
-
-def _no_rules(namespace_id: str) -> Sequence[rules_pb.WorkflowRule]:
-    return ()
-
-
-async def _no_custom_attributes(namespace_id: str) -> Mapping[str, AttributeType]:
-    return {}
 
 
 def _writes(runs: Sequence[Run]) -> tuple[ExecutionWrite, ...]:
@@ -131,7 +119,11 @@ class Engine:
         ids: Ids,
         notifier: Notifier,
         limits: Limits,
+        policies: NamespacePolicies,
         *,
+        effects: Effects,
+        watch: Callable[[Run], None] | None = None,
+        misplaced_tasks: MisplacedTasks | None = None,
         exclusive: bool = True,
         cache_bytes: int = 64 * 1024 * 1024,
     ) -> None:
@@ -141,20 +133,15 @@ class Engine:
         self.notifier = notifier
         self.limits = limits
         self.exclusive = exclusive
-        self.effects = Effects()
+        self.policies = policies
+        self.effects = effects
         self.writing = 0
         """The number of commits in progress."""
-        self.watch: Callable[[Run], None] | None = None
+        self._watch = watch
         """Called with every run after its commit."""
-        self.misplaced_tasks: MisplacedTasks | None = None
+        self.misplaced_tasks = misplaced_tasks
         """The queues that recently got tasks; None in functions, where nothing runs after a call."""
-        self.retention_of: Callable[[str], Awaitable[int]] = _keep_for_ever
-        self.attribute_types_of: Callable[[str], Awaitable[Mapping[str, AttributeType]]] = _no_custom_attributes
-        """Both take a namespace's id: nanoseconds for which closed runs are retained (0: for ever), and custom
-        search attributes."""
-        self.rules_of: Callable[[str], Sequence[rules_pb.WorkflowRule]] = _no_rules
-        """The workflow rules of a namespace (by its id), as last read by `retention_of`."""
-        self.deployments = Deployments(store, clock)
+        self.deployments = policies.deployments
         self.breakers = CircuitBreakers(clock)
         self.indexed = IndexedBatches()
         """Committed batches of which single events were read."""
@@ -341,9 +328,16 @@ class Engine:
 
     # ---- deciding and committing ------------------------------------------------------------------------------
 
-    def run_of(self, entry: Entry) -> Run:
+    def run_of(self, entry: Entry, policy: NamespacePolicy = UNKNOWN) -> Run:
         """Return a working copy of the entry, at the current time."""
-        return Run(entry.state, version=entry.version, now_ns=self.clock.now_ns(), ids=self.ids, limits=self.limits)
+        return Run(
+            entry.state,
+            version=entry.version,
+            now_ns=self.clock.now_ns(),
+            ids=self.ids,
+            limits=self.limits,
+            policy=policy,
+        )
 
     async def change(
         self,
@@ -375,10 +369,8 @@ class Engine:
                         raise
                     fresh = True
                     continue
-                run = self.run_of(entry)
-                run.retention_ns = await self.retention_of(key.namespace_id)
-                run.rules = self.rules_of(key.namespace_id)
-                versioning.prepare(run, await self.deployments.cached(key.namespace_id))
+                run = self.run_of(entry, await self.policies.of(key.namespace_id))
+                versioning.leave_sticky_queue(run)
                 if not run_id and not run.is_open and (not fresh or await self.is_succeeded(key)):
                     # By now a newer run may hold the workflow id.
                     fresh = True
@@ -431,14 +423,13 @@ class Engine:
         if run.start_event is None:
             run.start_event = await histories.read_event(self, entry, 1, 1)
 
-    async def _keep_until(self, run: Run) -> None:
-        """Set the timer that deletes a closed run after its namespace's retention."""
-        if not run.finished:
-            return
-        retention_ns = await self.retention_of(run.key.namespace_id)
-        if retention_ns > 0:
+    async def _prepare(self, run: Run) -> None:
+        """Let a new or closed run have the policy of its namespace; set the timer that deletes a closed one."""
+        if run.policy is UNKNOWN:
+            run.policy = await self.policies.of(run.key.namespace_id)
+        if run.finished and run.policy.retention_ns > 0:
             closed_ns = run.state.close_ns - skipped_ns(run.state)
-            run.retention_timer = TimerTask("retention", run.slot, run.key, closed_ns + retention_ns)
+            run.retention_timer = TimerTask("retention", run.slot, run.key, closed_ns + run.policy.retention_ns)
 
     async def commit(self, *changed: Run, done: TransferTask | None = None) -> None:
         """Commit what was decided on these runs, and the runs that continue them.
@@ -448,11 +439,10 @@ class Engine:
         """
         runs = [each for run in changed for each in (run, run.next_run) if each is not None]
         for each in runs:
-            await self._keep_until(each)
+            if each.finished or (each.visibility_changed and each.state.search_attributes):
+                await self._prepare(each)
             if each.tasks_added:
                 await self._route(each)
-            if each.visibility_changed and each.state.search_attributes:
-                each.search_attribute_types = await self.attribute_types_of(each.key.namespace_id)
         is_long = sum(len(each.batch) for each in runs) > MANY_EVENTS
         writes = await off_loop(_writes, runs) if is_long else _writes(runs)
         answers = tuple((query_id, each.key, data) for each in runs for query_id, data in each.answers)
@@ -529,8 +519,8 @@ class Engine:
         self._put(Entry(run.key, run.state, write.expected_version + 1, len(write.state), recent, size))
         if run.is_open:
             self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
-        if self.watch is not None:
-            self.watch(run)
+        if self._watch is not None:
+            self._watch(run)
         for (kind, destination), failed in run.requests_ended.items():
             self.breakers.report((run.key.namespace_id, kind, destination), failed=failed)
         for warning in run.warnings:

@@ -245,7 +245,7 @@ async def _settle(change: Changes, task: TransferTask, data: TransferData, refus
         callbacks.failed(run, data.callback_index, refusal.message)
     else:
         deadline_ns = callbacks.put_off(run, data.callback_index, refusal.message)
-        change.done = None
+        change.keep_transfer_task()
         return deadline_ns - skipped_ns(run.state)  # The run's own clock may be ahead.
     return 0
 

@@ -25,7 +25,7 @@ from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS, TimerTask
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from whistlestop.history.engine.engine import Engine
 
@@ -41,10 +41,6 @@ TABLE = "timer_tasks"
 _log = logging.getLogger(__name__)
 
 
-def _nobody(at_ns: int) -> None:
-    return None
-
-
 def _row_of(timer: TimerTask) -> tuple[str, ...]:
     return timer.key.namespace_id, timer.key.workflow_id, timer.key.run_id, timer.kind
 
@@ -52,7 +48,12 @@ def _row_of(timer: TimerTask) -> tuple[str, ...]:
 class TimerProcessor:
     """Fire timer rows that are due."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        handlers: Mapping[str, Callable[[TimerTask], Awaitable[None]]],
+        postponed: Callable[[int], None] | None = None,
+    ) -> None:
         self._engine = engine
         self._heap: DeadlineHeap[tuple[TimerTask, bool]] = DeadlineHeap()
         """Rows, and whether a commit of this process wrote them (otherwise they were read)."""
@@ -66,12 +67,13 @@ class TimerProcessor:
         self._task: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._retries: set[asyncio.Task[None]] = set()
-        self.handlers: dict[str, Callable[[TimerTask], Awaitable[None]]] = {
+        self._handlers: dict[str, Callable[[TimerTask], Awaitable[None]]] = {
             "execution": self._fire_execution,
             "retention": self._fire_retention,
+            **handlers,
         }
         """By the row's kind. A handler finishes its row: it moves or deletes it."""
-        self.postponed: Callable[[int], None] = _nobody
+        self._postponed = postponed
         """Called with the time at which a failed row is to be tried again."""
 
     def notify(self, timer: TimerTask) -> None:
@@ -190,7 +192,7 @@ class TimerProcessor:
         aside = self._engine.aside
         row = _row_of(timer)
         try:
-            handler = self.handlers.get(timer.kind)
+            handler = self._handlers.get(timer.kind)
             if handler is None:
                 await self._set_aside(timer, f"unknown kind of timer {timer.kind!r}")
                 return
@@ -233,7 +235,8 @@ class TimerProcessor:
             moved = False
         if not moved:
             return
-        self.postponed(at_ns)
+        if self._postponed is not None:
+            self._postponed(at_ns)
         if self._task is not None and at_ns <= self._horizon_ns:
             self._push(replace(timer, fire_at_ns=at_ns), armed=False)
 

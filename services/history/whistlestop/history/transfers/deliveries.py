@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
+    from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.history.core.state_pb2 import Child, MutableState
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
@@ -96,8 +97,9 @@ async def _start_child(service: History, change: Changes, task: TransferTask, da
                 parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
             )
             return
-    parent.deployments = await service.engine.deployments.cached(task.key.namespace_id)
-    run = _new_child(service, parent, initiated, child.request_id, None if current is None else current.run_id)
+    deployments = await service.engine.deployments.cached(task.key.namespace_id)
+    expected = None if current is None else current.run_id
+    run = _new_child(service, parent, initiated, child.request_id, expected, deployments)
     if old is not None:
         close.terminate_for(old, run.key.run_id)
     if old is not parent:
@@ -135,7 +137,12 @@ def _may_follow(current: CurrentExecution, initiated: history_pb.HistoryEvent) -
 
 
 def _new_child(
-    service: History, parent: Run, initiated: history_pb.HistoryEvent, request_id: str, expected: str | None
+    service: History,
+    parent: Run,
+    initiated: history_pb.HistoryEvent,
+    request_id: str,
+    expected: str | None,
+    deployments: NamespaceDeployments,
 ) -> Run:
     now_ns = service.clock.now_ns()
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
@@ -145,7 +152,7 @@ def _new_child(
             initiated,
             now_ns=now_ns,
             limits=service.limits.of(attributes.namespace),
-            deployments=parent.deployments,
+            deployments=deployments,
         ),
         namespace_id=attributes.namespace_id,
         namespace=attributes.namespace,

@@ -46,10 +46,6 @@ MOST_RETRY_NS = 60 * SECOND_NS
 _log = logging.getLogger(__name__)
 
 
-def _nobody(at_ns: int) -> None:
-    return None
-
-
 def _row_of(task: TransferTask) -> tuple[str, ...]:
     return str(task.slot), str(task.task_id)
 
@@ -57,7 +53,7 @@ def _row_of(task: TransferTask) -> tuple[str, ...]:
 class TransferProcessor:
     """Deliver transfer tasks: new ones right after their commit, others by sweeping the store."""
 
-    def __init__(self, service: History) -> None:
+    def __init__(self, service: History, postponed: Callable[[int], None] | None = None) -> None:
         self._service = service
         self._waiting: dict[ExecutionKey, deque[TransferTask]] = {}
         self._known: set[int] = set()
@@ -73,7 +69,7 @@ class TransferProcessor:
         self._sweep_now = asyncio.Event()
         self._closing = False
         self._stop_ns: int | None = None
-        self.postponed: Callable[[int], None] = _nobody
+        self._postponed = postponed
         """Called with the time at which a failed row is to be tried again."""
 
     def notify(self, transfers: Sequence[TransferTask]) -> None:
@@ -198,7 +194,8 @@ class TransferProcessor:
         clock = self._service.clock
         if self._stop_ns is None or clock.steady_ns() < self._stop_ns:
             return False
-        self.postponed(clock.now_ns())
+        if self._postponed is not None:
+            self._postponed(clock.now_ns())
         return True
 
     async def _attempt(self, task: TransferTask, part: Callable[[], Awaitable[T]]) -> T | None:
@@ -262,7 +259,8 @@ class TransferProcessor:
         except StorageError as error:
             _log.warning("a transfer task could not be postponed (%s); the next sweep finds it", error)
             return
-        self.postponed(visible_at_ns)
+        if self._postponed is not None:
+            self._postponed(visible_at_ns)
         if self._sweeper is None:
             return  # In a function no task outlives the call; the next sweep finds the row.
         again = replace(task, visible_at_ns=visible_at_ns, attempt=task.attempt + 1)

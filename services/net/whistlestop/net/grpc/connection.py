@@ -87,7 +87,7 @@ class Connection(Requests):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve a connection (asyncio's callback)."""
         super().connection_made(transport)
-        self.account.peer = self
+        self.account.set_peer(self)
         self._watch = self._loop.call_later(self.limits.handshake_s, self._handshake_expired)
         if peers.is_on_this_machine(transport):
             self._compress_from = None

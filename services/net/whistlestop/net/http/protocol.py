@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Begin to serve a connection (asyncio's callback)."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
-        self._account.peer = self
+        self._account.set_peer(self)
         self._state.connection_opened()
         self._watch(_HEAD)
         if not self._account.is_open:  # the budget dropped it during its TLS handshake

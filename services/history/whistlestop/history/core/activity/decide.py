@@ -145,7 +145,7 @@ def request_cancel(completion: Completion, command: command_pb.Command) -> histo
             payloads=[common_pb.Payload(metadata={"encoding": b"json/plain"}, data=NOT_STARTED_DETAILS)]
         )
         _write_canceled(run, activity, details, completion.request.identity)
-        completion.wants_new_task = True
+        completion.want_new_task()
     elif activity is not None:
         worker_commands.cancel(run, activity)
     return event
@@ -210,7 +210,7 @@ def held_by_rule(run: Run, scheduled_event_id: int, stamp: int) -> bool:
 
     The rules were applied to later attempts when the attempt before them failed.
     """
-    activity = run.state.activities.get(scheduled_event_id) if run.rules and run.is_open else None
+    activity = run.state.activities.get(scheduled_event_id) if run.policy.rules and run.is_open else None
     if activity is None or activity.started_ns or activity.stamp != stamp or activity.attempt > 1:
         return False
     return workflow_rules.apply(run, activity)
@@ -474,7 +474,7 @@ def try_again(run: Run, activity: Activity, failure: failure_pb.Failure | None) 
     if _is_deadline(failure):
         return wf_enums.RETRY_STATE_TIMEOUT
     retryable = retry.is_retryable(failure, activity.retry_policy.non_retryable_error_types)
-    if retryable and run.rules:
+    if retryable and run.policy.rules:
         workflow_rules.apply(run, activity)
     if activity.paused and retryable:
         _set_last_failure(run, activity, failure)

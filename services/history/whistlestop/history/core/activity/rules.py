@@ -42,7 +42,7 @@ def apply(run: Run, activity: Activity) -> bool:
     """Pause the activity if a rule matches; return whether one did."""
     if activity.paused:
         return False
-    for rule in run.rules:
+    for rule in run.policy.rules:
         spec = rule.spec
         expires_ns = timestamp_ns(spec.expiration_time) if spec.HasField("expiration_time") else None
         if expires_ns is not None and expires_ns < run.now_ns:

@@ -46,7 +46,7 @@ def fire(run: Run) -> None:
             is_over = _time_out(run, activity, timeout_type) or is_over
     for activity in list(activities.values()):
         may_start = 0 < activity.next_attempt_ns <= run.now_ns and not activity.paused
-        if may_start and not (run.rules and workflow_rules.apply(run, activity)):
+        if may_start and not (run.policy.rules and workflow_rules.apply(run, activity)):
             core_activity.dispatch(run, activity)
     if is_over:
         workflow_task.schedule_if_none(run)

@@ -109,7 +109,7 @@ def begin(
     a.attempt = 1 if following.is_cron else run.state.attempt + 1
     if not following.is_cron:
         a.completion_callbacks.extend(callbacks.handed_on(run.state))
-        versioning.hand_on_to_retry(run.state, previous, a, run.deployments)
+        versioning.hand_on_to_retry(run.state, previous, a, run.policy.deployments)
         if not versioning_state.behavior_of(run.state):
             build_ids.hand_on_stamp(run.state, a)
     if last_completion_result is not None:
@@ -153,8 +153,8 @@ def _hand_on_reset_points(run: Run, a: history_pb.WorkflowExecutionStartedEventA
         expire_ns = timestamp_ns(point.expire_time)
         if expire_ns and expire_ns < run.wall_ns:
             continue
-        if point.run_id == run.state.run_id and run.retention_ns:
-            set_timestamp(point.expire_time, run.wall_ns + run.retention_ns)
+        if point.run_id == run.state.run_id and run.policy.retention_ns:
+            set_timestamp(point.expire_time, run.wall_ns + run.policy.retention_ns)
         a.prev_auto_reset_points.points.add().CopyFrom(point)
 
 

@@ -34,6 +34,14 @@ class Completion:
     eager_activities: list[int] = field(default_factory=list)
     """Scheduled event ids of the activities that are started with the reply."""
 
+    def want_new_task(self) -> None:
+        """Require a new workflow task at once."""
+        self.wants_new_task = True
+
+    def note_buffer_taken(self) -> None:
+        """Note that events were taken out of the buffer: if it is empty now, the workflow may close after all."""
+        self.had_buffered_events = self.had_buffered_events and self.run.has_buffered_events
+
 
 Handler: TypeAlias = "Callable[[Completion, command_pb.Command], history_pb.HistoryEvent | None]"
 """Returns the event that it wrote; None without one."""

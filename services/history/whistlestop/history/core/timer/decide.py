@@ -59,8 +59,7 @@ def cancel(completion: Completion, command: command_pb.Command) -> history_pb.Hi
     a.identity = completion.request.identity
     a.workflow_task_completed_event_id = completion.completed_event_id
     run.append(event)
-    # If that was the only buffered event, the workflow may close after all.
-    completion.had_buffered_events = completion.had_buffered_events and run.has_buffered_events
+    completion.note_buffer_taken()
     return event
 
 

@@ -32,7 +32,7 @@ def records_of(run: Run) -> ExecutionWrite:
         timer_removed=run.timer_removed,
         retention_timer=run.retention_timer,
         transfer_tasks_added=tuple(run.transfers),
-        visibility=visibility.row(state, run.search_attribute_types) if run.visibility_changed else None,
+        visibility=visibility.row(state, run.policy.search_attributes) if run.visibility_changed else None,
         current=run.current,
         forked_from=run.forked_from,
     )

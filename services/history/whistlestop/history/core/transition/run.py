@@ -18,12 +18,12 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common.versioning.deployments import EMPTY
 from whistlestop.history.core.slots import slot_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID, FIRST_TASK_ID, apply_event
 from whistlestop.history.core.transition.clock import skipped_ns
+from whistlestop.history.core.transition.namespace_policy import UNKNOWN, NamespacePolicy
 from whistlestop.storage.records import (
     BranchRange,
     CurrentExecution,
@@ -36,18 +36,16 @@ from whistlestop.storage.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from temporalio.api.common.v1 import message_pb2 as common_pb
     from temporalio.api.protocol.v1 import message_pb2 as protocol_pb
-    from temporalio.api.rules.v1 import message_pb2 as rules_pb
 
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.common.versioning.deployments import Version
     from whistlestop.history.core import state_pb2
     from whistlestop.history.core.limits import Limits
-    from whistlestop.storage.visibility import AttributeType
 
 RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 PAUSED = wf_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
@@ -146,7 +144,16 @@ class StartEventNeeded(Exception):
 class Run:
     """The working copy of one run, during one transition."""
 
-    def __init__(self, state: state_pb2.MutableState, *, version: int, now_ns: int, ids: Ids, limits: Limits) -> None:
+    def __init__(
+        self,
+        state: state_pb2.MutableState,
+        *,
+        version: int,
+        now_ns: int,
+        ids: Ids,
+        limits: Limits,
+        policy: NamespacePolicy = UNKNOWN,
+    ) -> None:
         self._origin = state
         self.version = version
         """The `db_record_version` that was read; 0 for a new run."""
@@ -164,20 +171,14 @@ class Run:
         """Returns what is wrong with search attributes in a namespace; None: they are not checked."""
         self.namespace_ids: Mapping[str, str] = {}
         """Ids of the other namespaces that commands name, by name, as the engine looked them up."""
-        self.retention_ns = 0
-        """How long the namespace retains its closed runs; 0: for ever, or unknown."""
-        self.deployments: NamespaceDeployments = EMPTY
-        """The worker deployments of the namespace."""
+        self.policy = policy
+        """What the decision has to know of the namespace; UNKNOWN where it needs nothing."""
         self.placed_by: dict[str, NamespaceDeployments] = {}
         """The deployments by which the queues of its new tasks were chosen."""
-        self.rules: Sequence[rules_pb.WorkflowRule] = ()
-        """The workflow rules of the namespace."""
         self.superseded = False
         """Whether another run takes over the workflow id in the same commit."""
         self.nexus_endpoints: Mapping[str, str] = {}
         """Ids of the existing endpoints that commands name, by name, as the engine looked them up."""
-        self.search_attribute_types: Mapping[str, AttributeType] = {}
-        """Types of the namespace's custom search attributes, as the engine looked them up for the visibility row."""
         self.restart()
 
     def restart(self) -> None:

@@ -52,7 +52,7 @@ def routed(run: Run) -> tuple[Version | None, int]:
 
     The version is None for unversioned workers, or without routing.
     """
-    return _routed(run.state, run.deployments, run.state.task_queue, _WORKFLOW)
+    return _routed(run.state, run.policy.deployments, run.state.task_queue, _WORKFLOW)
 
 
 def _routed(
@@ -117,11 +117,10 @@ def changes_version(state: MutableState, deployments: NamespaceDeployments) -> b
     return wanted_version(state, deployments, state.task_queue, _WORKFLOW) != last
 
 
-def prepare(run: Run, deployments: NamespaceDeployments) -> None:
-    """Set the deployments before a decision, and leave the sticky queue of workers of another version."""
+def leave_sticky_queue(run: Run) -> None:
+    """Leave, before a decision, the sticky queue of workers of another version."""
     state = run.state
-    run.deployments = deployments
-    if state.sticky_task_queue and changes_version(state, deployments):
+    if state.sticky_task_queue and changes_version(state, run.policy.deployments):
         state.sticky_task_queue = ""
 
 

@@ -84,7 +84,7 @@ def _begin(run: Run, attributes: command_pb.ContinueAsNewWorkflowExecutionComman
     a.completion_callbacks.extend(callbacks.handed_on(state))
     if attributes.inherit_build_id and not versioning_state.behavior_of(state):
         build_ids.hand_on(state, a)
-    versioning.hand_on(state, a, run.deployments, initial_behavior=attributes.initial_versioning_behavior)
+    versioning.hand_on(state, a, run.policy.deployments, initial_behavior=attributes.initial_versioning_behavior)
     versioning.hand_on_declined(state, a)
     a.initiator = attributes.initiator or wf_enums.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
     is_retry = a.initiator == wf_enums.CONTINUE_AS_NEW_INITIATOR_RETRY
