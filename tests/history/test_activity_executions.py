@@ -14,6 +14,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.history.test_executions import DAY_NS, NAMESPACE_ID, Bench
 from tests.patience import PATIENCE_S
+from tests.support.history_ports import replace_ports
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
@@ -277,7 +278,8 @@ async def test_a_repeated_start_attaches_no_links_even_once_it_is_over(shop: Sho
 
 
 async def test_links_are_counted_over_all_starts(shop: Shop) -> None:
-    shop.history.engine.limits = shop.history.limits = replace(shop.history.limits, links_per_execution=2)
+    limits = shop.history.engine.limits = replace(shop.history.ports.limits, links_per_execution=2)
+    replace_ports(shop.history, limits=limits)
     with pytest.raises(ServiceError, match="cannot attach more than 2 links to an activity") as refused:
         await shop.begin(links=[_link("a"), _link("b"), _link("c")])
     assert refused.value.code is Code.FAILED_PRECONDITION
@@ -293,7 +295,8 @@ async def test_links_are_counted_over_all_starts(shop: Shop) -> None:
 
 
 async def test_callbacks_are_counted_over_all_starts(shop: Shop) -> None:
-    shop.history.engine.limits = shop.history.limits = replace(shop.history.limits, callbacks_per_execution=2)
+    limits = shop.history.engine.limits = replace(shop.history.ports.limits, callbacks_per_execution=2)
+    replace_ports(shop.history, limits=limits)
     callback = {"nexus": {"url": "http://localhost/done"}}
     wanted: dict[str, Any] = {
         "id_conflict_policy": enums.ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING,

@@ -8,6 +8,7 @@ from temporalio.api.enums.v1 import common_pb2 as common_enums
 
 from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
 from tests.history.test_nexus_external import Elsewhere
+from tests.support.history_ports import replace_ports
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.history.nexus import circuit_breakers
 from whistlestop.history.nexus.circuit_breakers import CHECK_AGAIN_NS, MOST_FAILURES, OPEN_NS, CircuitBreakers
@@ -83,7 +84,8 @@ async def _callback(bench: Bench) -> Any:
 
 
 async def test_a_callback_to_a_host_that_is_down_is_blocked_until_it_answers(bench: Bench) -> None:
-    bench.history.outbound = elsewhere = Elsewhere()
+    elsewhere = Elsewhere()
+    replace_ports(bench.history, outbound=elsewhere)
     callback = {"nexus": {"url": "http://elsewhere.example/x"}}
     await bench.start(completion_callbacks=[callback])
     await bench.call("TerminateWorkflowExecution", workflow_execution={"workflow_id": "wf"})

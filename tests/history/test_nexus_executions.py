@@ -15,6 +15,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.history.test_executions import DAY_NS, NAMESPACE_ID, Bench
 from tests.patience import PATIENCE_S
+from tests.support.history_ports import replace_ports
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
@@ -230,7 +231,7 @@ def test_a_long_poll_is_answered_before_its_deadline(
 async def test_news_that_do_not_come_are_an_empty_answer(desk: Desk) -> None:
     await desk.begin()
     token = (await desk.describe()).long_poll_token
-    desk.history.limits = replace(desk.history.limits, nexus_long_poll_ns=0)
+    replace_ports(desk.history, limits=replace(desk.history.ports.limits, nexus_long_poll_ns=0))
     assert await desk.call("DescribeNexusOperationExecution", operation_id="o", long_poll_token=token) == (
         rr.DescribeNexusOperationExecutionResponse()
     )

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tests.core.nexus.test_nexus import SCHEDULED, called
 from tests.history.test_executions import bench as bench  # noqa: PLC0414 - a fixture
+from tests.support.history_ports import replace_ports
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.messages import nexus_content
 from whistlestop.common.messages.nesting import MAX_CAUSES
@@ -48,7 +49,7 @@ async def owe_callback(bench: Bench, headers: dict[str, str], **fields: Any) -> 
 
 
 async def test_retries_of_callbacks_use_the_servers_clock(bench: Bench) -> None:
-    bench.history.outbound = Elsewhere()
+    replace_ports(bench.history, outbound=Elsewhere())
     skipping = {"enabled": True, "max_session_skip_count": 9}
     await owe_callback(bench, {}, workflow_start_delay=Duration(seconds=86400), time_skipping_config=skipping)
     (row,) = await bench.store.scan_transfer_tasks(0, SLOTS, bench.clock.now_ns() + 60 * SECOND_NS, 10)
@@ -56,7 +57,8 @@ async def test_retries_of_callbacks_use_the_servers_clock(bench: Bench) -> None:
 
 
 async def test_a_header_is_sent_once_and_the_callers_value_wins(bench: Bench) -> None:
-    bench.history.outbound = elsewhere = Elsewhere(Answer(200, {}, b""))
+    elsewhere = Elsewhere(Answer(200, {}, b""))
+    replace_ports(bench.history, outbound=elsewhere)
     await owe_callback(bench, {"content-type": "text/plain", "k": "v"})
     (sent,) = elsewhere.headers
     assert (sent["content-type"], sent["k"], sent["nexus-operation-state"]) == ("text/plain", "v", "failed")

@@ -12,6 +12,7 @@ import pytest
 from temporalio.api.enums.v1 import workflow_pb2 as wf
 
 from tests.history.test_executions import Bench
+from tests.support.history_ports import replace_ports
 from whistlestop.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ async def pair() -> AsyncIterator[tuple[Bench, Bench, Overtaken]]:
     await store.migrate()
     overtaken: Any = Overtaken(store)
     mine, other = Bench(overtaken, exclusive=False), Bench(store, exclusive=False)
-    mine.ids = mine.history.ids = mine.history.engine.ids = other.ids
+    mine.ids = mine.history.engine.ids = other.ids
+    replace_ports(mine.history, ids=other.ids)
     yield mine, other, overtaken
     for bench in (mine, other):
         await bench.history.close()

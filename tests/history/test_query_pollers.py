@@ -10,6 +10,7 @@ import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.history.test_executions import NAMESPACE_ID, Bench
+from tests.support.history_ports import replace_ports
 from tests.turns import turns
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
@@ -44,7 +45,7 @@ class Asking(Bench):
 
     async def open(self) -> None:
         self.pollers = Pollers()
-        self.history.matching = MatchingService(self.pollers)
+        replace_ports(self.history, matching=MatchingService(self.pollers))
         await self.start()
         [row] = await self.store.list_tasks(NAMESPACE_ID, "q", 1, None, 10)
         request = internal.RecordWorkflowTaskStartedRequest(

@@ -16,6 +16,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure_pb
 from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.history.test_executions import NAMESPACE_ID, Bench
+from tests.support.history_ports import replace_ports
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError
@@ -133,7 +134,8 @@ async def test_two_processes_that_fire_the_same_row_take_one_action(line: Line) 
     await line.create()
     line.history.engine.exclusive = False
     other = Line(line.store, exclusive=False)
-    other.clock, other.history.clock, other.history.engine.clock = line.clock, line.clock, line.clock
+    other.clock, other.history.engine.clock = line.clock, line.clock
+    replace_ports(other.history, clock=line.clock)
     other.ids._n = 1000
     await line.clock.advance(3600)
     rows = await line.store.scan_timers(0, SLOTS, line.clock.now_ns(), 10)

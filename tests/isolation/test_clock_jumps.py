@@ -64,7 +64,7 @@ async def held_s(backend: Backend, waiting: Awaitable[Any], jump_s: float) -> fl
     """How long it is held when the clock is set two seconds after it began."""
     task = asyncio.ensure_future(waiting)
     await settle(backend)
-    notifier = backend.history.notifier
+    notifier = backend.history.ports.notifier
     assert isinstance(notifier, LocalNotifier)
     passed_s = 0.0
     while not task.done() and passed_s < LONGEST_S:

@@ -16,7 +16,9 @@ from whistlestop.history.engine.completion_pages import CompletionPages
 from whistlestop.history.engine.engine import Effects, Engine
 from whistlestop.history.engine.namespace_policies import NamespacePolicies
 from whistlestop.history.engine.waiting_callers import WaitingCallers
+from whistlestop.history.ports import HistoryPorts
 from whistlestop.history.timers.processor import EVERYTHING, TimerProcessor
+from whistlestop.history.transfers import deliveries, failed_deliveries
 from whistlestop.history.transfers.misplaced_tasks import MisplacedTasks
 from whistlestop.history.transfers.processor import TransferProcessor
 from whistlestop.history.transfers.push import Pushes
@@ -27,7 +29,7 @@ from whistlestop.storage.namespaces import NamespaceCache
 from whistlestop.storage.status import service_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from google.protobuf.message import Message
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.history.core.transition.run import Run
+    from whistlestop.history.nexus.deliveries import Rest
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 
@@ -71,38 +74,54 @@ class History:
         watch: Callable[[Run], None] | None = None,
         timer_listener: Callable[[int], None] | None = None,
     ) -> None:
-        self.store = store
-        self.matching = MatchingService(matching)
-        self.clock = clock
-        self.wall = wall or clock
-        """The machine's clock: `clock` is ahead of it where time is skipped, which must not affect waiting callers."""
-        self.waiting_callers = WaitingCallers(self.wall)
-        self.ids = ids
-        self.notifier = notifier
-        self.limits = limits or Limits()
-        self.outbound = outbound or Outbound()
-        """The HTTP client for callbacks and external endpoints."""
-        self.namespaces = namespaces or NamespaceCache(store, clock)
+        limits, outbound = limits or Limits(), outbound or Outbound()
+        namespaces = namespaces or NamespaceCache(store, clock)
         deployments = Deployments(store, clock)
-        self.engine = Engine(
+        policies = NamespacePolicies(namespaces, deployments, retains_closed_runs=retains_closed_runs)
+        self._closing = False
+        self.engine = engine = Engine(
             store,
             clock,
             ids,
             notifier,
-            self.limits,
-            NamespacePolicies(self.namespaces, deployments, retains_closed_runs=retains_closed_runs),
+            limits,
+            policies,
             effects=_Effects(self, task_listener, timer_listener),
             watch=watch,
             misplaced_tasks=None if task_listener is None else MisplacedTasks(deployments, clock, self._reroute),
             exclusive=exclusive,
         )
-        self.aside = self.engine.aside
-        handlers = {"schedule": self._fire_schedule, "push": self._fire_push}
-        self.timers = TimerProcessor(self.engine, handlers, timer_listener)
-        self.transfers = TransferProcessor(self, timer_listener)
-        self.completion_pages = CompletionPages(self.limits, clock)
-        self.push = Pushes(self)
-        self.closing = False
+        self.store = store
+        self.namespaces = namespaces
+        self.aside = engine.aside
+        self.transfers = TransferProcessor(
+            store, clock, engine.aside, self._deliver, self._give_up, postponed=timer_listener
+        )
+        to_matching, itself = MatchingService(matching), HistoryService(self)
+        push = Pushes(engine, to_matching, itself, namespaces, self.transfers)
+        self.timers = TimerProcessor(
+            engine, {"schedule": self._fire_schedule, "push": push.fire}, postponed=timer_listener
+        )
+        wall = wall or clock
+        self.ports = HistoryPorts(
+            engine=engine,
+            store=store,
+            matching=to_matching,
+            itself=itself,
+            clock=clock,
+            wall=wall,
+            ids=ids,
+            notifier=notifier,
+            limits=limits,
+            namespaces=namespaces,
+            outbound=outbound,
+            waiting_callers=WaitingCallers(wall),
+            completion_pages=CompletionPages(limits, clock),
+            timers=self.timers,
+            transfers=self.transfers,
+            push=push,
+            is_closing=lambda: self._closing,
+        )
 
     async def call(self, rpc: Rpc[Any, Any], request: Message, context: CallContext) -> Reply:
         """Serve an RPC of HistoryService and return its reply. Raise ServiceError."""
@@ -110,7 +129,7 @@ class History:
         if handler is None:
             raise unimplemented(f"unknown method {rpc.method} of the history service")
         try:
-            return await handler(self, request, context)
+            return await handler(self.ports, request, context)
         except StorageError as error:
             raise service_error(error) from error
         except DecodeError as error:
@@ -120,17 +139,20 @@ class History:
     async def _fire_schedule(self, timer: TimerTask) -> None:
         from whistlestop.history.schedule import driver
 
-        await driver.fire(self, timer)
+        await driver.fire(self.ports, timer)
 
-    async def _fire_push(self, timer: TimerTask) -> None:
-        await self.push.fire(timer)
+    def _deliver(self, task: TransferTask) -> Awaitable[Rest | None]:
+        return deliveries.deliver(self.ports, task)
+
+    def _give_up(self, task: TransferTask, error: Exception) -> Awaitable[None]:
+        return failed_deliveries.give_up(self.ports, task, error)
 
     async def _reroute(
         self, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
     ) -> None:
         from whistlestop.history.api.deployments import reroute
 
-        await reroute(self, namespace_id, task_queue, task_type, deployments)
+        await reroute(self.ports, namespace_id, task_queue, task_type, deployments)
 
     async def start(self, spans: Sequence[tuple[int, int]] = EVERYTHING) -> None:
         """Begin to fire timers and deliver transfer tasks: those of these slots, and all committed in this process."""
@@ -144,7 +166,7 @@ class History:
 
     async def close(self) -> None:
         """Stop the background processors; unfinished work stays in the store."""
-        self.closing = True
+        self._closing = True
         if self.engine.misplaced_tasks is not None:
             await self.engine.misplaced_tasks.close()
         await self.timers.close()

@@ -1,6 +1,6 @@
 """The RPCs of the history service, one module for each small group.
 
-A module registers coroutines `(service, request, context) -> reply` by the decorator `handles`. It is imported when one
+A module registers coroutines `(ports, request, context) -> reply` by the decorator `handles`. It is imported when one
 of its RPCs is first called (`whistlestop.common.rpcs.handlers`). The frontend validates the form of requests; what
 depends on state is decided by the core.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from whistlestop.common.rpcs.handlers import Handlers
 
 if TYPE_CHECKING:
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 _METHODS_OF = {
     "api.activity.executions": (
@@ -88,5 +88,5 @@ _METHODS_OF = {
         "RespondWorkflowTaskFailed",
     ),
 }  # fmt: skip
-HANDLERS: Handlers[History] = Handlers("whistlestop.history", _METHODS_OF)
+HANDLERS: Handlers[HistoryPorts] = Handlers("whistlestop.history", _METHODS_OF)
 handles = HANDLERS.register

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         RerouteTasksRequest,
     )
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import MatchingTask
 
 _PAGE = 100
@@ -44,12 +44,14 @@ _MOST_PAGES = 100
 
 
 @handles(HistoryService.RerouteTasks)
-async def reroute_tasks(service: History, request: RerouteTasksRequest, context: CallContext) -> RerouteTasksResponse:
+async def reroute_tasks(
+    ports: HistoryPorts, request: RerouteTasksRequest, context: CallContext
+) -> RerouteTasksResponse:
     """Reroute the tasks of the named queues, of versions that serve them and get no new work, and of build ids.
 
     Raise StorageError.
     """
-    deployments = await service.engine.deployments.read(context.namespace_id)
+    deployments = await ports.engine.deployments.read(context.namespace_id)
     moved = 0
     for queue in request.queues:
         names = [queue.name]
@@ -60,15 +62,15 @@ async def reroute_tasks(service: History, request: RerouteTasksRequest, context:
         )
         names.extend(queues_of(versioning_data(deployments, queue.name), queue.name))
         for name in names:
-            moved += await reroute(service, context.namespace_id, name, queue.task_type, deployments)
+            moved += await reroute(ports, context.namespace_id, name, queue.task_type, deployments)
     if request.push:
         queues = [(queue.name, queue.task_type) for queue in request.queues]
-        service.push.check(context.namespace_id, deployments, queues)
+        ports.push.check(context.namespace_id, deployments, queues)
     return RerouteTasksResponse(moved=moved)
 
 
 async def reroute(
-    service: History, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
+    ports: HistoryPorts, namespace_id: str, task_queue: str, task_type: int, deployments: NamespaceDeployments
 ) -> int:
     """Move a queue's waiting tasks to the queues where they belong; return how many were moved.
 
@@ -77,17 +79,17 @@ async def reroute(
     moved = 0
     after: tuple[int, int] | None = None
     for _ in range(_MOST_PAGES):
-        tasks = await service.store.list_tasks(namespace_id, task_queue, task_type, after, _PAGE)
+        tasks = await ports.store.list_tasks(namespace_id, task_queue, task_type, after, _PAGE)
         for task in tasks:
             if not task.query_id:
-                moved += await _redispatch(service, task, deployments)
+                moved += await _redispatch(ports, task, deployments)
         if len(tasks) < _PAGE:
             break
         after = (tasks[-1].key.priority, tasks[-1].key.task_id)
     return moved
 
 
-async def _redispatch(service: History, task: MatchingTask, deployments: NamespaceDeployments) -> bool:
+async def _redispatch(ports: HistoryPorts, task: MatchingTask, deployments: NamespaceDeployments) -> bool:
     def decide(run: Run) -> bool:
         run.bookkeeping = True
         return versioning.redispatch(run, task, deployments)
@@ -99,7 +101,7 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
         except DecodeError:
             return False  # the next poll sets it aside
     try:
-        _, moved = await service.engine.change(namespace_id, task.workflow_id, task.run_id, decide)
+        _, moved = await ports.engine.change(namespace_id, task.workflow_id, task.run_id, decide)
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
@@ -109,14 +111,14 @@ async def _redispatch(service: History, task: MatchingTask, deployments: Namespa
 
 @handles(HistoryService.RefreshDrainage)
 async def refresh_drainage(
-    service: History, request: RefreshDrainageRequest, context: CallContext
+    ports: HistoryPorts, request: RefreshDrainageRequest, context: CallContext
 ) -> RefreshDrainageResponse:
     """Check whether open workflows are pinned to draining versions, for those whose check is due.
 
     Raise StorageError.
     """
-    now_ns = service.clock.now_ns()
-    limits, deployments = service.limits.of(context.namespace), service.engine.deployments
+    now_ns = ports.clock.now_ns()
+    limits, deployments = ports.limits.of(context.namespace), ports.engine.deployments
 
     def to_check(known: NamespaceDeployments) -> list[WorkerDeploymentVersionInfo]:
         found = []
@@ -133,7 +135,7 @@ async def refresh_drainage(
         return RefreshDrainageResponse()
     pinned: set[str] = set()
     for start in range(0, len(unchecked), _PAGE):
-        pinned |= await _pinned_to(service, context.namespace_id, unchecked[start : start + _PAGE])
+        pinned |= await _pinned_to(ports, context.namespace_id, unchecked[start : start + _PAGE])
     checked = {version_string(version) for version in unchecked}
 
     def change(known: NamespaceDeployments) -> None:
@@ -146,7 +148,7 @@ async def refresh_drainage(
     return RefreshDrainageResponse(looked_at=len(unchecked))
 
 
-async def _pinned_to(service: History, namespace_id: str, versions: Sequence[WorkerDeploymentVersion]) -> set[str]:
+async def _pinned_to(ports: HistoryPorts, namespace_id: str, versions: Sequence[WorkerDeploymentVersion]) -> set[str]:
     """Return those of the versions, as strings, to which open workflows are pinned, by a single query."""
     from whistlestop.storage.visibility import Attribute, AttributeType, parse
 
@@ -156,5 +158,5 @@ async def _pinned_to(service: History, namespace_id: str, versions: Sequence[Wor
         f"{name} IN ({asked}) AND TemporalWorkflowVersioningBehavior = 'Pinned' AND ExecutionStatus = 'Running'", {}
     )
     query = replace(query, group_by=(Attribute(name, AttributeType.Keyword, name),))
-    groups = await service.store.count_visibility_groups(namespace_id, query, len(versions))
+    groups = await ports.store.count_visibility_groups(namespace_id, query, len(versions))
     return {str(values[0]) for values, _ in groups}

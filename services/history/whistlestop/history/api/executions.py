@@ -20,12 +20,12 @@ from whistlestop.history.nexus import circuit_breakers
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 
 @handles(HistoryService.RequestCancelWorkflowExecution)
 async def request_cancel_workflow_execution(
-    service: History, request: service_pb.RequestCancelWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RequestCancelWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.RequestCancelWorkflowExecutionResponse:
     """Request the workflow's cancellation; for a closed run this does nothing. Raise NOT_FOUND."""
     execution = request.workflow_execution
@@ -41,13 +41,13 @@ async def request_cancel_workflow_execution(
         )
 
     run_id = "" if request.first_execution_run_id else execution.run_id
-    await service.engine.change(context.namespace_id, execution.workflow_id, run_id, decide)
+    await ports.engine.change(context.namespace_id, execution.workflow_id, run_id, decide)
     return service_pb.RequestCancelWorkflowExecutionResponse()
 
 
 @handles(HistoryService.TerminateWorkflowExecution)
 async def terminate_workflow_execution(
-    service: History, request: service_pb.TerminateWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.TerminateWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.TerminateWorkflowExecutionResponse:
     """Terminate the run at once. Raise NOT_FOUND for a closed run."""
     execution = request.workflow_execution
@@ -65,42 +65,44 @@ async def terminate_workflow_execution(
         )
 
     run_id = "" if request.first_execution_run_id else execution.run_id
-    await service.engine.change(context.namespace_id, execution.workflow_id, run_id, decide, repairs=True)
+    await ports.engine.change(context.namespace_id, execution.workflow_id, run_id, decide, repairs=True)
     return service_pb.TerminateWorkflowExecutionResponse()
 
 
 @handles(HistoryService.DeleteWorkflowExecution)
 async def delete_workflow_execution(
-    service: History, request: service_pb.DeleteWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DeleteWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.DeleteWorkflowExecutionResponse:
     """Terminate the run if it is open, notifying parent and children; then delete everything stored of it.
 
     Raise NOT_FOUND.
     """
     execution = request.workflow_execution
-    await rebuilding.end_and_delete(service.engine, context.namespace_id, execution.workflow_id, execution.run_id)
+    await rebuilding.end_and_delete(ports.engine, context.namespace_id, execution.workflow_id, execution.run_id)
     return service_pb.DeleteWorkflowExecutionResponse()
 
 
 @handles(HistoryService.DescribeWorkflowExecution)
 async def describe_workflow_execution(
-    service: History, request: service_pb.DescribeWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DescribeWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.DescribeWorkflowExecutionResponse:
     """Describe a run: everything but its history. Raise NOT_FOUND."""
-    engine = service.engine
+    engine = ports.engine
     execution = request.execution
     entry = await engine.find(context.namespace_id, execution.workflow_id, execution.run_id)
-    limits = service.limits.of(context.namespace)
-    reply = describe.workflow(entry.state, now_ns=service.clock.now_ns(), signal_backlinks=limits.signal_backlinks)
+    limits = ports.limits.of(context.namespace)
+    reply = describe.workflow(entry.state, now_ns=ports.clock.now_ns(), signal_backlinks=limits.signal_backlinks)
     circuit_breakers.show(engine.breakers, context.namespace_id, reply.pending_nexus_operations, reply.callbacks)
     if any(activity.pause_info.HasField("rule") for activity in reply.pending_activities):
-        await _fill_rules(service, context.namespace_id, reply)
+        await _fill_rules(ports, context.namespace_id, reply)
     return reply
 
 
-async def _fill_rules(service: History, namespace_id: str, reply: service_pb.DescribeWorkflowExecutionResponse) -> None:
+async def _fill_rules(
+    ports: HistoryPorts, namespace_id: str, reply: service_pb.DescribeWorkflowExecutionResponse
+) -> None:
     """Add who created the rules that pause activities, and why; of a deleted rule only the id is known."""
-    namespace = await service.namespaces.by_id(namespace_id)
+    namespace = await ports.namespaces.by_id(namespace_id)
     rules = {rule.spec.id: rule for rule in namespace.workflow_rules} if namespace is not None else {}
     for activity in reply.pending_activities:
         rule = rules.get(activity.pause_info.rule.rule_id) if activity.pause_info.HasField("rule") else None
@@ -111,7 +113,7 @@ async def _fill_rules(service: History, namespace_id: str, reply: service_pb.Des
 
 @handles(HistoryService.UpdateWorkflowExecutionOptions)
 async def update_workflow_execution_options(
-    service: History, request: service_pb.UpdateWorkflowExecutionOptionsRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.UpdateWorkflowExecutionOptionsRequest, context: CallContext
 ) -> service_pb.UpdateWorkflowExecutionOptionsResponse:
     """Change the options of an open run that the mask names; return all options.
 
@@ -121,12 +123,12 @@ async def update_workflow_execution_options(
     override = request.workflow_execution_options.versioning_override
     deployments = EMPTY
     if named_version(override) is not None:
-        deployments = await service.engine.deployments.read(context.namespace_id)
+        deployments = await ports.engine.deployments.read(context.namespace_id)
 
     def decide(run: Run) -> None:
         if run.is_open:
             check_override(deployments, override, run.state.task_queue)
         options.merge(run, request.workflow_execution_options, request.update_mask.paths, request.identity)
 
-    run, _ = await service.engine.change(context.namespace_id, execution.workflow_id, execution.run_id, decide)
+    run, _ = await ports.engine.change(context.namespace_id, execution.workflow_id, execution.run_id, decide)
     return service_pb.UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=options.of_run(run))

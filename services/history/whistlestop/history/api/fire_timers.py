@@ -11,7 +11,7 @@ from whistlestop.storage.records import SLOTS
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 PAGE = 50
 OUTBOX_GRACE_NS = 1_000_000_000
@@ -20,7 +20,7 @@ OUTBOX_GRACE_NS = 1_000_000_000
 
 @handles(HistoryService.FireTimers)
 async def fire_timers(
-    service: History, request: internal_pb2.FireTimersRequest, context: CallContext
+    ports: HistoryPorts, request: internal_pb2.FireTimersRequest, context: CallContext
 ) -> internal_pb2.FireTimersResponse:
     """Process one page of due timers and overdue transfer tasks. Repeated or concurrent calls are harmless.
 
@@ -28,14 +28,14 @@ async def fire_timers(
     wake-ups, which set the next one, but not to waiting calls. Raise StorageError.
     """
     limit = request.limit or PAGE
-    began_ns = service.clock.now_ns()
+    began_ns = ports.clock.now_ns()
     timers = transfers = 0
-    if await service.store.has_expired_rows(began_ns, began_ns - OUTBOX_GRACE_NS):
-        timers = await service.timers.fire_page(limit)
-        transfers = await service.transfers.sweep_once(limit, OUTBOX_GRACE_NS)
-        await service.transfers.drain(context.deadline_ns)
+    if await ports.store.has_expired_rows(began_ns, began_ns - OUTBOX_GRACE_NS):
+        timers = await ports.timers.fire_page(limit)
+        transfers = await ports.transfers.sweep_once(limit, OUTBOX_GRACE_NS)
+        await ports.transfers.drain(context.deadline_ns)
     # Counted from before the check, so that what became due meanwhile is not overlooked.
-    nearest = await service.store.next_timers(0, SLOTS, began_ns, 1) if request.limit else []
+    nearest = await ports.store.next_timers(0, SLOTS, began_ns, 1) if request.limit else []
     return internal_pb2.FireTimersResponse(
         timers=timers,
         transfers=transfers,

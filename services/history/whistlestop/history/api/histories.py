@@ -39,7 +39,7 @@ from whistlestop.history.nexus import callback_order
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.engine.engine import Engine, Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import ExecutionKey, HistoryBatch
 
 _HISTORY_FIELD = service_pb.GetWorkflowExecutionHistoryResponse.DESCRIPTOR.fields_by_name["history"].number
@@ -105,20 +105,20 @@ def parse_token(data: bytes, run_id: str) -> PageToken:
 
 @handles(HistoryService.GetWorkflowExecutionHistory)
 async def get_workflow_execution_history(
-    service: History, request: service_pb.GetWorkflowExecutionHistoryRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.GetWorkflowExecutionHistoryRequest, context: CallContext
 ) -> service_pb.GetWorkflowExecutionHistoryResponse | Encoded:
     """Return events of a run from the start or from the token on; wait for new ones if requested.
 
     Raise NOT_FOUND, or INVALID_ARGUMENT for an invalid token.
     """
-    engine = service.engine
+    engine = ports.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id
     key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id)
     if request.history_event_filter_type == CLOSE_EVENT:
-        return await _close_event(service, request, context, key, first_call=token is None)
+        return await _close_event(ports, request, context, key, first_call=token is None)
     if token is not None and request.wait_new_event and token.is_open and not token.end_event_id:
-        entry = await _wait(service, key, context, token.next_event_id, only_close=False)
+        entry = await _wait(ports, key, context, token.next_event_id, only_close=False)
     else:
         entry = await engine.read(key)
         token = token or PageToken(key.run_id, 1)
@@ -132,14 +132,17 @@ async def get_workflow_execution_history(
             batches.append(_unwritten(engine, entry))
         if request.wait_new_event and is_open:
             reply.next_page_token = PageToken(key.run_id, entry.state.next_event_id).encode()
-    return _answered(service, context, reply, batches)
+    return _answered(ports, context, reply, batches)
 
 
 def _answered(
-    service: History, context: CallContext, reply: service_pb.GetWorkflowExecutionHistoryResponse, batches: list[bytes]
+    ports: HistoryPorts,
+    context: CallContext,
+    reply: service_pb.GetWorkflowExecutionHistoryResponse,
+    batches: list[bytes],
 ) -> service_pb.GetWorkflowExecutionHistoryResponse | Encoded:
     """Return the reply with these batches of events: concatenated, or each as it is stored."""
-    if not service.limits.of(context.namespace).send_raw_history:
+    if not ports.limits.of(context.namespace).send_raw_history:
         return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, b"".join(batches)))
     reply.history.SetInParent()
     for data in batches:
@@ -206,7 +209,7 @@ def _unwritten(engine: Engine, entry: Entry) -> bytes:
 
 
 async def _close_event(
-    service: History,
+    ports: HistoryPorts,
     request: service_pb.GetWorkflowExecutionHistoryRequest,
     context: CallContext,
     key: ExecutionKey,
@@ -218,20 +221,20 @@ async def _close_event(
     A caller that does not wait gets the last event of a paused run, too, as from Temporal: its command line asks for
     it.
     """
-    sends_paused_event = not request.wait_new_event and (await service.engine.read(key)).state.status == PAUSED
+    sends_paused_event = not request.wait_new_event and (await ports.engine.read(key)).state.status == PAUSED
     if (first_call and not sends_paused_event) or request.wait_new_event:
-        entry = await _wait(service, key, context, 1, only_close=True)
+        entry = await _wait(ports, key, context, 1, only_close=True)
     else:
-        entry = await service.engine.read(key)
+        entry = await ports.engine.read(key)
     reply = service_pb.GetWorkflowExecutionHistoryResponse()
     data = b""
     if not _is_open(entry) or sends_paused_event:
-        data = await _last_event(service, entry)
+        data = await _last_event(ports, entry)
         if FOLLOWS_RUNS not in context.headers.get("supported-features", "").split(","):
             data = _as_continued(data)
     elif request.wait_new_event:
         reply.next_page_token = PageToken(entry.key.run_id, entry.state.next_event_id).encode()
-    return _answered(service, context, reply, [data])
+    return _answered(ports, context, reply, [data])
 
 
 def _as_continued(data: bytes) -> bytes:
@@ -256,28 +259,28 @@ def _as_continued(data: bytes) -> bytes:
     return history.SerializeToString()
 
 
-async def _last_event(service: History, entry: Entry) -> bytes:
+async def _last_event(ports: HistoryPorts, entry: Entry) -> bytes:
     last = entry.state.next_event_id - 1
-    batches = await histories.read_batches(service.engine, entry, last, last + 1, 1)
+    batches = await histories.read_batches(ports.engine, entry, last, last + 1, 1)
     return b"".join(histories.trimmed(batch, last, last + 1) for batch in batches)
 
 
-async def _wait(service: History, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool) -> Entry:
+async def _wait(ports: HistoryPorts, key: ExecutionKey, context: CallContext, first: int, *, only_close: bool) -> Entry:
     """Wait until there are events from `first` on (or the run has closed), or until the deadline; return the run."""
-    deadline_ns = service.clock.steady_ns() + service.limits.of(context.namespace).long_poll_ns
+    deadline_ns = ports.clock.steady_ns() + ports.limits.of(context.namespace).long_poll_ns
     if context.deadline_ns is not None:
         deadline_ns = min(deadline_ns, context.deadline_ns - _MARGIN_NS)
     if only_close:
         topic = closed_topic(key.namespace_id, key.run_id)
     else:
         topic = execution_topic(key.namespace_id, key.workflow_id, key.run_id)
-    with service.notifier.subscribe(topic) as audience:
+    with ports.notifier.subscribe(topic) as audience:
         while True:
-            entry = await service.engine.read(key, audience)
+            entry = await ports.engine.read(key, audience)
             if not _is_open(entry):
-                await callback_order.called(service, entry, deadline_ns)
+                await callback_order.called(ports, entry, deadline_ns)
                 return entry
-            if service.closing or (not only_close and entry.state.next_event_id > first):
+            if ports.is_closing() or (not only_close and entry.state.next_event_id > first):
                 return entry
             if not await audience.wait(deadline_ns):
                 return entry
@@ -285,10 +288,10 @@ async def _wait(service: History, key: ExecutionKey, context: CallContext, first
 
 @handles(HistoryService.GetWorkflowExecutionHistoryReverse)
 async def get_workflow_execution_history_reverse(
-    service: History, request: service_pb.GetWorkflowExecutionHistoryReverseRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.GetWorkflowExecutionHistoryReverseRequest, context: CallContext
 ) -> service_pb.GetWorkflowExecutionHistoryReverseResponse:
     """Return events of a run from the newest back. Raise NOT_FOUND, or INVALID_ARGUMENT for an invalid token."""
-    engine = service.engine
+    engine = ports.engine
     token = parse_token(request.next_page_token, request.execution.run_id) if request.next_page_token else None
     run_id = token.run_id if token is not None else request.execution.run_id
     key = await engine.resolve(context.namespace_id, request.execution.workflow_id, run_id)

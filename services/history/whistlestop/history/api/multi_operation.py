@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 MESSAGE = "Update-with-Start could not be executed."
 ATTEMPTS_AFTER_CLOSING = 2
@@ -75,7 +75,7 @@ class _UpdateRefused(Exception):
 
 @dataclass(slots=True)
 class _UpdateWithStart:
-    service: History
+    ports: HistoryPorts
     start: service_pb.StartWorkflowExecutionRequest
     request: service_pb.UpdateWorkflowExecutionRequest
     context: CallContext
@@ -92,7 +92,7 @@ class _UpdateWithStart:
         return await self._start()
 
     async def _current(self) -> Entry | None:
-        engine = self.service.engine
+        engine = self.ports.engine
         try:
             return await engine.find(self.context.namespace_id, self.start.workflow_id)
         except ServiceError as error:
@@ -106,7 +106,7 @@ class _UpdateWithStart:
         if known is None or known.stage != Update.COMPLETED:
             return None
         event = await histories.read_event(
-            self.service.engine, entry, known.completed_event_batch_id, known.completed_event_id
+            self.ports.engine, entry, known.completed_event_batch_id, known.completed_event_id
         )
         reply = service_pb.ExecuteMultiOperationResponse()
         started = reply.responses.add().start_workflow
@@ -132,7 +132,7 @@ class _UpdateWithStart:
     async def _join(self, entry: Entry) -> service_pb.ExecuteMultiOperationResponse:
         key = entry.key
         try:
-            _, ticket = await self.service.engine.change(
+            _, ticket = await self.ports.engine.change(
                 key.namespace_id,
                 key.workflow_id,
                 key.run_id,
@@ -150,8 +150,8 @@ class _UpdateWithStart:
         return reply
 
     async def _wait(self, key: ExecutionKey, ticket: update.Ticket) -> service_pb.UpdateWorkflowExecutionResponse:
-        patience = updates.Patience.of(self.service, self.context)
-        return await updates.respond(self.service, key, ticket, self.request, self.context, patience)
+        patience = updates.Patience.of(self.ports, self.context)
+        return await updates.respond(self.ports, key, ticket, self.request, self.context, patience)
 
     def _prepare(self, run: Run) -> None:
         core_start.first_workflow_task(run)
@@ -161,7 +161,7 @@ class _UpdateWithStart:
             raise _UpdateRefused(error) from error
 
     async def _start(self) -> service_pb.ExecuteMultiOperationResponse:
-        starting = start_api.Start(self.service, self.start, self.context, self._prepare)
+        starting = start_api.Start(self.ports, self.start, self.context, self._prepare)
         try:
             started, run = await start_api.start(starting)
         except _UpdateRefused as refused:
@@ -189,7 +189,7 @@ class _UpdateWithStart:
         If that run knows the update, it gives the answer; otherwise the run that continues it gets the update. If there
         is none, the update was aborted, which is what the first answer said or would have said.
         """
-        engine = self.service.engine
+        engine = self.ports.engine
         key = ExecutionKey(self.context.namespace_id, self.start.workflow_id, run_id)
         started = await engine.read_if_any(key)
         if started is not None:
@@ -211,7 +211,7 @@ class _UpdateWithStart:
 
 @handles(HistoryService.ExecuteMultiOperation)
 async def execute_multi_operation(
-    service: History, request: service_pb.ExecuteMultiOperationRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.ExecuteMultiOperationRequest, context: CallContext
 ) -> service_pb.ExecuteMultiOperationResponse:
     """Start a workflow and update it, or only update the existing one.
 
@@ -224,7 +224,7 @@ async def execute_multi_operation(
     if not first.HasField("start_workflow") or not second.HasField("update_workflow"):
         raise invalid_argument("Operations have to be exactly [Start, Update].")
     for attempt in range(1, ATTEMPTS_AFTER_CLOSING + 1):
-        operation = _UpdateWithStart(service, first.start_workflow, second.update_workflow, context)
+        operation = _UpdateWithStart(ports, first.start_workflow, second.update_workflow, context)
         try:
             return await operation.execute()
         except ServiceError as error:

@@ -12,15 +12,15 @@ from whistlestop.history.core.operations import pause
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 
 @handles(HistoryService.PauseWorkflowExecution)
 async def pause_workflow_execution(
-    service: History, request: service_pb.PauseWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.PauseWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.PauseWorkflowExecutionResponse:
     """Pause a workflow. Raise NOT_FOUND, or FAILED_PRECONDITION when another request has paused it."""
-    await service.engine.change(
+    await ports.engine.change(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.pause(run, request)
     )
     return service_pb.PauseWorkflowExecutionResponse()
@@ -28,10 +28,10 @@ async def pause_workflow_execution(
 
 @handles(HistoryService.UnpauseWorkflowExecution)
 async def unpause_workflow_execution(
-    service: History, request: service_pb.UnpauseWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.UnpauseWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.UnpauseWorkflowExecutionResponse:
     """Unpause a workflow. Raise NOT_FOUND, or FAILED_PRECONDITION when it is not paused."""
-    await service.engine.change(
+    await ports.engine.change(
         context.namespace_id, request.workflow_id, request.run_id, lambda run: pause.unpause(run, request)
     )
     return service_pb.UnpauseWorkflowExecutionResponse()

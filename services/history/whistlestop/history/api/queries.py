@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 DEFAULT_TIMEOUT_S = 10.0
 _NO_WORKERS = (
@@ -86,7 +86,7 @@ _HISTORY_FIELD = PollResponse.DESCRIPTOR.fields_by_name["history"].number
 
 @handles(HistoryService.QueryWorkflow)
 async def query_workflow(
-    service: History, request: service_pb.QueryWorkflowRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.QueryWorkflowRequest, context: CallContext
 ) -> service_pb.QueryWorkflowResponse:
     """Query the workflow, and wait for the answer.
 
@@ -95,32 +95,32 @@ async def query_workflow(
     """
     deadline_ns = context.deadline_ns
     if deadline_ns is None:
-        deadline_ns = service.clock.steady_ns() + int(DEFAULT_TIMEOUT_S * SECOND_NS)
+        deadline_ns = ports.clock.steady_ns() + int(DEFAULT_TIMEOUT_S * SECOND_NS)
     execution = request.execution
 
     async def answer_from(key: ExecutionKey) -> service_pb.QueryWorkflowResponse | None:
-        reply = await _query_run(service, request, key, deadline_ns)
+        reply = await _query_run(ports, request, key, deadline_ns)
         if reply is not None:
             link = reply.link.workflow
             link.namespace, link.workflow_id, link.run_id = context.namespace, key.workflow_id, key.run_id
             link.reason = "Query rejected" if reply.HasField("query_rejected") else "Query processed"
         return reply
 
-    return await service.engine.read_from(context.namespace_id, execution.workflow_id, execution.run_id, answer_from)
+    return await ports.engine.read_from(context.namespace_id, execution.workflow_id, execution.run_id, answer_from)
 
 
 async def _query_run(
-    service: History, request: service_pb.QueryWorkflowRequest, key: ExecutionKey, deadline_ns: int
+    ports: HistoryPorts, request: service_pb.QueryWorkflowRequest, key: ExecutionKey, deadline_ns: int
 ) -> service_pb.QueryWorkflowResponse | None:
     """Query that run; return None when another run holds the workflow id by now, which is the one that is meant."""
-    engine = service.engine
-    query_id = service.ids.uuid()
+    engine = ports.engine
+    query_id = ports.ids.uuid()
     buffered = False
     topics = query_topic(query_id), execution_topic(key.namespace_id, key.workflow_id, key.run_id)
     try:
         with (
-            service.notifier.subscribe(*topics) as audience,
-            service.waiting_callers.waiting(query_id, key, deadline_ns) as expires_ns,
+            ports.notifier.subscribe(*topics) as audience,
+            ports.waiting_callers.waiting(query_id, key, deadline_ns) as expires_ns,
         ):
             while True:
                 entry = await engine.read(key, audience)
@@ -128,18 +128,18 @@ async def _query_run(
                 if may_be_overtaken and await engine.is_succeeded(key):
                     return None
                 # The answer and the state in which the task has ended are one commit, so the answer is read second.
-                answer = await _answer(service, query_id) if buffered else None
+                answer = await _answer(ports, query_id) if buffered else None
                 if answer is not None:
                     return _reply(answer)
                 rejected = _rejection(entry.state, request.query_reject_condition)
                 if rejected is not None:
                     return rejected
-                _check_answerable(service, entry.state, deadline_ns)
+                _check_answerable(ports, entry.state, deadline_ns)
                 if _safe_to_ask_directly(entry.state):
                     break
                 if not buffered:
                     record = QueryRecord(query_id, key, request.query.SerializeToString(), True, expires_ns)
-                    await _buffer(service, record)
+                    await _buffer(ports, record)
                     buffered = True
                 if not entry.state.buffered_queries:
                     await engine.change(key.namespace_id, key.workflow_id, key.run_id, _note_waiting)
@@ -148,21 +148,21 @@ async def _query_run(
     finally:
         # However the wait ends, even by cancellation, the row is deleted, since it would block other queries.
         if buffered:
-            await asyncio.shield(service.store.delete_query(query_id))
-    return _reply(await _ask_directly(service, entry, service.ids.uuid(), request, deadline_ns))
+            await asyncio.shield(ports.store.delete_query(query_id))
+    return _reply(await _ask_directly(ports, entry, ports.ids.uuid(), request, deadline_ns))
 
 
-async def _buffer(service: History, record: QueryRecord) -> None:
+async def _buffer(ports: HistoryPorts, record: QueryRecord) -> None:
     """Let the next workflow task take the query along. Raise RESOURCE_EXHAUSTED when too many wait already."""
-    most = service.limits.buffered_queries
+    most = ports.limits.buffered_queries
 
     async def put() -> None:
-        since_ns = service.waiting_callers.since_ns(record.key)
-        if len(await service.store.list_buffered_queries(record.key, since_ns, most)) >= most:
+        since_ns = ports.waiting_callers.since_ns(record.key)
+        if len(await ports.store.list_buffered_queries(record.key, since_ns, most)) >= most:
             raise ServiceError(Code.RESOURCE_EXHAUSTED, BUFFER_FULL, _TOO_BUSY)
-        await service.store.put_query(record, None)
+        await ports.store.put_query(record, None)
 
-    await service.engine.in_turn(record.key, put)
+    await ports.engine.in_turn(record.key, put)
 
 
 def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowResponse | None:
@@ -180,21 +180,21 @@ def _rejection(state: MutableState, condition: int) -> service_pb.QueryWorkflowR
     return None
 
 
-def _check_answerable(service: History, state: MutableState, deadline_ns: int) -> None:
+def _check_answerable(ports: HistoryPorts, state: MutableState, deadline_ns: int) -> None:
     """Raise FAILED_PRECONDITION when no worker can answer before the deadline."""
     completed_any = state.last_completed_started_event_id != 0
     if state.status not in (RUNNING, PAUSED) and not completed_any:
         raise update.workflow_not_ready("Workflow execution closed before WorkflowTaskStarted event")
     has_task = state.workflow_task.scheduled_event_id != 0
-    if not has_task and not completed_any and _starts_after(service, state, deadline_ns):
+    if not has_task and not completed_any and _starts_after(ports, state, deadline_ns):
         raise update.workflow_not_ready("Workflow task is not scheduled yet.")
     if state.workflow_task.attempt >= FAILING_TASK_ATTEMPTS:
         raise update.workflow_not_ready("Unable to query workflow due to Workflow Task in failed state.")
 
 
-def _starts_after(service: History, state: MutableState, deadline_ns: int) -> bool:
-    left_ns = deadline_ns - service.clock.steady_ns()
-    return state.execution_start_ns > service.clock.now_ns() + left_ns
+def _starts_after(ports: HistoryPorts, state: MutableState, deadline_ns: int) -> bool:
+    left_ns = deadline_ns - ports.clock.steady_ns()
+    return state.execution_start_ns > ports.clock.now_ns() + left_ns
 
 
 def _safe_to_ask_directly(state: MutableState) -> bool:
@@ -211,75 +211,75 @@ def _note_waiting(run: Run) -> None:
         run.changed = run.bookkeeping = True
 
 
-async def _answer(service: History, query_id: str) -> query_pb.WorkflowQueryResult | None:
-    record = await service.store.get_query(query_id)
+async def _answer(ports: HistoryPorts, query_id: str) -> query_pb.WorkflowQueryResult | None:
+    record = await ports.store.get_query(query_id)
     if record is None or record.answer is None:
         return None
     return query_pb.WorkflowQueryResult.FromString(record.answer)
 
 
 async def _ask_directly(
-    service: History, entry: Entry, query_id: str, request: service_pb.QueryWorkflowRequest, deadline_ns: int
+    ports: HistoryPorts, entry: Entry, query_id: str, request: service_pb.QueryWorkflowRequest, deadline_ns: int
 ) -> query_pb.WorkflowQueryResult:
     """Dispatch the query to the worker that has the run cached, or else to any worker; return its answer."""
     state = entry.state
     sticky = state.sticky_task_queue
-    if sticky and versioning.keeps_cache(state, await service.engine.deployments.cached(entry.key.namespace_id)):
-        sticky_ns = state.sticky_schedule_to_start_timeout_ns or service.limits.sticky_timeout_default_ns
-        until_ns = min(deadline_ns, service.clock.steady_ns() + sticky_ns)
-        if await _has_poller(service, entry, sticky):
-            result = await _dispatch(service, entry, query_id, request, sticky, until_ns, deadline_ns)
+    if sticky and versioning.keeps_cache(state, await ports.engine.deployments.cached(entry.key.namespace_id)):
+        sticky_ns = state.sticky_schedule_to_start_timeout_ns or ports.limits.sticky_timeout_default_ns
+        until_ns = min(deadline_ns, ports.clock.steady_ns() + sticky_ns)
+        if await _has_poller(ports, entry, sticky):
+            result = await _dispatch(ports, entry, query_id, request, sticky, until_ns, deadline_ns)
             if result is not None:
                 return result
-            await service.store.delete_query(query_id)
-    await _check_workers(service, entry)
+            await ports.store.delete_query(query_id)
+    await _check_workers(ports, entry)
     if sticky:
-        query_id = service.ids.uuid()
+        query_id = ports.ids.uuid()
     while True:
-        result = await _dispatch(service, entry, query_id, request, state.task_queue, deadline_ns, deadline_ns)
-        await service.store.delete_query(query_id)
+        result = await _dispatch(ports, entry, query_id, request, state.task_queue, deadline_ns, deadline_ns)
+        await ports.store.delete_query(query_id)
         if result is not None:
             return result
-        if service.clock.steady_ns() >= deadline_ns:
+        if ports.clock.steady_ns() >= deadline_ns:
             raise deadline_exceeded()
         # The run's workflow tasks are routed to another queue by now.
-        query_id = service.ids.uuid()
+        query_id = ports.ids.uuid()
 
 
-async def _check_workers(service: History, entry: Entry) -> None:
+async def _check_workers(ports: HistoryPorts, entry: Entry) -> None:
     """Raise FAILED_PRECONDITION when the run is pinned to a drained version without workers."""
     state = entry.state
     version = versioning_state.pinned_version(state)
     if version is None or state.versioning_info.HasField("version_transition"):
         return
     namespace_id = entry.key.namespace_id
-    deployments = service.engine.deployments
+    deployments = ports.engine.deployments
     info = find_version_info(await deployments.cached(namespace_id), version)
     if info is None or not drainage.has_ended_service(info):
         return
     context = CallContext(namespace_id=namespace_id, namespace=state.namespace)
-    await HistoryService(service).RefreshDrainage(RefreshDrainageRequest(versions=[version]), context)
+    await ports.itself.RefreshDrainage(RefreshDrainageRequest(versions=[version]), context)
     info = find_version_info(await deployments.read(namespace_id), version)
     # A version with a compute configuration has workers started for the query.
     if info is None or not drainage.is_drained(info) or info.compute_config.scaling_groups:
         return
-    if not await _has_poller(service, entry, versioned_queue(state.task_queue, version), in_history=True):
+    if not await _has_poller(ports, entry, versioned_queue(state.task_queue, version), in_history=True):
         raise failed_precondition(_NO_WORKERS.format(version.build_id))
 
 
 async def _has_poller(
-    service: History, entry: Entry, task_queue: str, *, within_s: int = 0, in_history: bool = False
+    ports: HistoryPorts, entry: Entry, task_queue: str, *, within_s: int = 0, in_history: bool = False
 ) -> bool:
     request = internal_pb2.HasPollerRequest(
         task_queue=task_queue, task_type=workflow_task.TASK_TYPE_WORKFLOW, within_s=within_s, in_history=in_history
     )
     context = CallContext(namespace_id=entry.state.namespace_id, namespace=entry.state.namespace)
-    reply = await service.matching.HasPoller(request, context)
+    reply = await ports.matching.HasPoller(request, context)
     return decoded(reply, internal_pb2.HasPollerResponse).has_poller
 
 
 async def _dispatch(
-    service: History,
+    ports: HistoryPorts,
     entry: Entry,
     query_id: str,
     request: service_pb.QueryWorkflowRequest,
@@ -292,57 +292,57 @@ async def _dispatch(
     Raise FAILED_PRECONDITION shortly before that when the run's queue has not been polled lately.
     """
     key = entry.key
-    now_ns = service.wall.now_ns()
+    now_ns = ports.wall.now_ns()
     pause_ns, is_normal = _CHECK_AGAIN_NS, task_queue == entry.state.task_queue
-    check_ns = service.clock.steady_ns() + pause_ns if is_normal else until_ns
-    pollers_ns = max(service.clock.steady_ns(), until_ns - _NO_POLLER_MARGIN_NS) if is_normal else until_ns
+    check_ns = ports.clock.steady_ns() + pause_ns if is_normal else until_ns
+    pollers_ns = max(ports.clock.steady_ns(), until_ns - _NO_POLLER_MARGIN_NS) if is_normal else until_ns
     if is_normal:
-        deployments = await service.engine.deployments.cached(key.namespace_id)
+        deployments = await ports.engine.deployments.cached(key.namespace_id)
         task_queue = versioning.queue_of_workflow_task(entry.state, deployments)
     row = TaskKey(
         key.namespace_id,
         task_queue,
         workflow_task.TASK_TYPE_WORKFLOW,
         workflow_task.priority_key(entry.state.priority),
-        service.ids.task_id(now_ns),
+        ports.ids.task_id(now_ns),
     )
     task = MatchingTask(row, key.workflow_id, key.run_id, 0, 0, now_ns, query_id=query_id)
     with (
-        service.notifier.subscribe(query_topic(query_id)) as audience,
-        service.waiting_callers.waiting(query_id, key, deadline_ns) as expires_ns,
+        ports.notifier.subscribe(query_topic(query_id)) as audience,
+        ports.waiting_callers.waiting(query_id, key, deadline_ns) as expires_ns,
     ):
         record = QueryRecord(query_id, key, request.query.SerializeToString(), False, expires_ns)
-        await service.store.put_query(record, task)
-        service.engine.tasks_written((task,))
-        await service.push.written((task,))
+        await ports.store.put_query(record, task)
+        ports.engine.tasks_written((task,))
+        await ports.push.written((task,))
         while True:
-            answer = await _answer(service, query_id)
+            answer = await _answer(ports, query_id)
             if answer is not None:
                 return answer
             await audience.wait(min(until_ns, check_ns, pollers_ns))
-            steady_ns = service.clock.steady_ns()
+            steady_ns = ports.clock.steady_ns()
             if pollers_ns <= steady_ns < until_ns:
                 pollers_ns = until_ns
-                await _check_pollers(service, entry, row)
+                await _check_pollers(ports, entry, row)
             if steady_ns < min(until_ns, check_ns):
                 continue
             if steady_ns < until_ns:
                 # In a function every wait ends early, so the time of the next check does not depend on how waits end.
                 pause_ns *= 2
                 check_ns = steady_ns + pause_ns
-                deployments = await service.engine.deployments.read(key.namespace_id)
+                deployments = await ports.engine.deployments.read(key.namespace_id)
                 if versioning.queue_of_workflow_task(entry.state, deployments) == task_queue:
                     continue
-            await service.store.delete_tasks((row,))
-            return await _answer(service, query_id)
+            await ports.store.delete_tasks((row,))
+            return await _answer(ports, query_id)
 
 
-async def _check_pollers(service: History, entry: Entry, row: TaskKey) -> None:
+async def _check_pollers(ports: HistoryPorts, entry: Entry, row: TaskKey) -> None:
     """Raise FAILED_PRECONDITION when no worker has taken the query and its queue has not been polled lately."""
-    window_s = -(-service.limits.query_poller_window_ns // SECOND_NS)
-    if not await is_waiting(service.store, row) or await _has_poller(service, entry, row.task_queue, within_s=window_s):
+    window_s = -(-ports.limits.query_poller_window_ns // SECOND_NS)
+    if not await is_waiting(ports.store, row) or await _has_poller(ports, entry, row.task_queue, within_s=window_s):
         return
-    await service.store.delete_tasks((row,))
+    await ports.store.delete_tasks((row,))
     raise failed_precondition(_NO_POLLER)
 
 
@@ -368,36 +368,36 @@ def _reply(result: query_pb.WorkflowQueryResult) -> service_pb.QueryWorkflowResp
     raise ServiceError(Code.INVALID_ARGUMENT, result.error_message, detail)
 
 
-async def attach(service: History, run: Run, reply: PollResponse) -> None:
+async def attach(ports: HistoryPorts, run: Run, reply: PollResponse) -> None:
     """Attach the queries that wait for the started task to its poll's reply. Raise StorageError."""
     if not run.state.buffered_queries:
         return
-    for record in await service.store.list_buffered_queries(
-        run.key, service.waiting_callers.since_ns(run.key), MAX_ATTACHED
+    for record in await ports.store.list_buffered_queries(
+        run.key, ports.waiting_callers.since_ns(run.key), MAX_ATTACHED
     ):
-        if service.waiting_callers.left_ns(record) <= 0:
+        if ports.waiting_callers.left_ns(record) <= 0:
             continue
         try:
             reply.queries[record.query_id].ParseFromString(record.request)
         except DecodeError as error:
             # Its caller times out; the workflow task still goes to its worker.
             del reply.queries[record.query_id]
-            await service.aside.note("queries", (record.query_id,), error)
-            await service.store.delete_query(record.query_id)
+            await ports.engine.aside.note("queries", (record.query_id,), error)
+            await ports.store.delete_query(record.query_id)
 
 
 @handles(HistoryService.RecordQueryTaskStarted)
 async def record_query_task_started(
-    service: History, request: internal_pb2.RecordQueryTaskStartedRequest, context: CallContext
+    ports: HistoryPorts, request: internal_pb2.RecordQueryTaskStartedRequest, context: CallContext
 ) -> service_pb.PollWorkflowTaskQueueResponse | Encoded:
     """Return a direct query to a poller, with the whole history unless the queue is sticky.
 
     Raise NOT_FOUND when the query is answered or its caller is gone.
     """
-    record = await service.store.get_query(request.query_id)
-    if record is None or record.answer is not None or service.waiting_callers.left_ns(record) <= 0:
+    record = await ports.store.get_query(request.query_id)
+    if record is None or record.answer is not None or ports.waiting_callers.left_ns(record) <= 0:
         raise not_found(TASK_NOT_FOUND)
-    entry = await service.engine.read(record.key)
+    entry = await ports.engine.read(record.key)
     state = entry.state
     reply = PollResponse(
         task_token=internal_pb2.TaskToken(
@@ -418,16 +418,16 @@ async def record_query_task_started(
     if request.task_queue == state.sticky_task_queue:
         reply.history.SetInParent()
         return reply
-    limits = service.limits.of(state.namespace)
+    limits = ports.limits.of(state.namespace)
     data, reply.next_page_token = await first_page(
-        service.engine, entry, 1, state.next_event_id, b"", batches=limits.query_history_page
+        ports.engine, entry, 1, state.next_event_id, b"", batches=limits.query_history_page
     )
     return Encoded(reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data))
 
 
 @handles(HistoryService.RespondQueryTaskCompleted)
 async def respond_query_task_completed(
-    service: History, request: service_pb.RespondQueryTaskCompletedRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RespondQueryTaskCompletedRequest, context: CallContext
 ) -> service_pb.RespondQueryTaskCompletedResponse:
     """Store a worker's answer to a direct query. Raise NOT_FOUND when its caller is gone."""
     token = tokens.received(request.task_token, tokens.Kind.QUERY, context, TASK_NOT_FOUND)
@@ -437,7 +437,7 @@ async def respond_query_task_completed(
     if request.HasField("failure"):
         result.failure.CopyFrom(request.failure)
     key = ExecutionKey(token.namespace_id, token.workflow_id, token.run_id)
-    if not await service.store.answer_query(token.query_id, key, result.SerializeToString()):
+    if not await ports.store.answer_query(token.query_id, key, result.SerializeToString()):
         raise not_found(TASK_NOT_FOUND)
-    service.notifier.publish((query_topic(token.query_id),))
+    ports.notifier.publish((query_topic(token.query_id),))
     return service_pb.RespondQueryTaskCompletedResponse()

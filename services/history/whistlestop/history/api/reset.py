@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
     from whistlestop.history.engine.engine import Engine, Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import HistoryBatch
 
 MAX_CHAIN = 1000
@@ -36,14 +36,14 @@ MAX_CHAIN = 1000
 
 @handles(HistoryService.ResetWorkflowExecution)
 async def reset_workflow_execution(
-    service: History, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.ResetWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.ResetWorkflowExecutionResponse:
     """Create a run that starts at a point of the base's history, and terminate the current one.
 
     Return the new run's id. Raise NOT_FOUND, INVALID_ARGUMENT for an invalid point, or UNAVAILABLE after too many
     conflicts.
     """
-    engine = service.engine
+    engine = ports.engine
     execution = request.workflow_execution
 
     async def attempt(change: Changes) -> str:
@@ -54,7 +54,7 @@ async def reset_workflow_execution(
             base = current
         else:
             raise not_found(WORKFLOW_NOT_FOUND.format(execution.workflow_id))
-        return await _reset(service, request, change, base, current)
+        return await _reset(ports, request, change, base, current)
 
     run_id = await changes.change_together(engine, attempt, workflow_id=execution.workflow_id)
     await _await_child_events(engine, ExecutionKey(context.namespace_id, execution.workflow_id, run_id))
@@ -62,13 +62,13 @@ async def reset_workflow_execution(
 
 
 async def _reset(
-    service: History,
+    ports: HistoryPorts,
     request: service_pb.ResetWorkflowExecutionRequest,
     change: Changes,
     base: Run,
     current: Run | None,
 ) -> str:
-    engine = service.engine
+    engine = ports.engine
     entry = change.entry(base)
     made = await _made_before(engine, request.request_id, entry, current.state if current is not None else None)
     if made:
@@ -77,7 +77,7 @@ async def _reset(
     if request.post_reset_operations:
         known = await engine.deployments.read(base.key.namespace_id)
         core_reset.check_operations(entry.state, request, known)
-    run = await _begin(service, request, entry)
+    run = await _begin(ports, request, entry)
     base.state.reset_run_id = run.key.run_id
     base.changed = True
     if current is not None and current.is_open:
@@ -110,22 +110,22 @@ async def _made_before(engine: Engine, request_id: str, base: Entry, current: Mu
     return made
 
 
-async def _begin(service: History, request: service_pb.ResetWorkflowExecutionRequest, entry: Entry) -> Run:
+async def _begin(ports: HistoryPorts, request: service_pb.ResetWorkflowExecutionRequest, entry: Entry) -> Run:
     finish_event_id = request.workflow_task_finish_event_id
     batches = [
         (batch.data, list(nesting.parse(history_pb.History, batch.data).events))
-        async for batch in _batches(service.engine, entry, 1, finish_event_id)
+        async for batch in _batches(ports.engine, entry, 1, finish_event_id)
     ]
     return core_reset.begin(
         entry.state,
         batches,
         finish_event_id,
-        run_id=service.ids.uuid(),
+        run_id=ports.ids.uuid(),
         request_id=request.request_id,
         reason=request.reason,
-        now_ns=service.clock.now_ns(),
-        ids=service.ids,
-        limits=service.limits,
+        now_ns=ports.clock.now_ns(),
+        ids=ports.ids,
+        limits=ports.limits,
     )
 
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 
 
 @handles(HistoryService.SignalWorkflowExecution)
 async def signal_workflow_execution(
-    service: History, request: service_pb.SignalWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.SignalWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.SignalWorkflowExecutionResponse:
     """Signal the named run, or the current one. Raise NOT_FOUND, also for a closed run, or INVALID_ARGUMENT."""
     execution = request.workflow_execution
@@ -44,7 +44,7 @@ async def signal_workflow_execution(
             links=request.links,
         )
 
-    run, _ = await service.engine.change(context.namespace_id, execution.workflow_id, execution.run_id, decide)
+    run, _ = await ports.engine.change(context.namespace_id, execution.workflow_id, execution.run_id, decide)
     return service_pb.SignalWorkflowExecutionResponse(
         link=links.to_request(context.namespace, execution.workflow_id, run.key.run_id, request.request_id, SIGNALED)
     )
@@ -98,7 +98,7 @@ class _ClosedError(Exception):
 
 @handles(HistoryService.SignalWithStartWorkflowExecution)
 async def signal_with_start_workflow_execution(
-    service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.SignalWithStartWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.SignalWithStartWorkflowExecutionResponse:
     """Signal the open run, or start one whose second event is the signal; return the id of the run.
 
@@ -117,12 +117,12 @@ async def signal_with_start_workflow_execution(
     if not request.workflow_id_conflict_policy:
         request.workflow_id_conflict_policy = wf_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
     digest = _digest(request)
-    starting = Start(service, start_request(request), context, prepare)
-    await check_version(service, starting.request, context)
+    starting = Start(ports, start_request(request), context, prepare)
+    await check_version(ports, starting.request, context)
     replaces = request.workflow_id_conflict_policy == wf_enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING or (
         request.workflow_id_reuse_policy == wf_enums.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
     )
-    engine = service.engine
+    engine = ports.engine
 
     async def resolve(entry: Entry) -> tuple[Run, bool] | Next:
         if signal.is_same_request(entry.state, request.request_id, digest):
@@ -130,10 +130,10 @@ async def signal_with_start_workflow_execution(
         step = next_step(starting, entry.state)
         if step is not None:
             return step
-        signaled = await _signal_current(service, request, digest, context)
+        signaled = await _signal_current(ports, request, digest, context)
         return Next.READ_AGAIN if signaled is None else (signaled, False)
 
-    signaled = None if replaces else await _signal_current(service, request, digest, context)
+    signaled = None if replaces else await _signal_current(ports, request, digest, context)
     if signaled is None:
         answer = await changes.create(engine, starting.new_run, resolve)
         run, started = answer if isinstance(answer, tuple) else (answer, True)
@@ -141,7 +141,7 @@ async def signal_with_start_workflow_execution(
         run, started = signaled, False
     run_id = run.key.run_id
     if not started and request.request_id in run.state.signal_request_ids:
-        run_id = await _started_by(service, run, request.request_id)
+        run_id = await _started_by(ports, run, request.request_id)
     return service_pb.SignalWithStartWorkflowExecutionResponse(
         run_id=run_id,
         first_execution_run_id=run.state.first_run_id,
@@ -150,9 +150,9 @@ async def signal_with_start_workflow_execution(
     )
 
 
-async def _started_by(service: History, run: Run, request_id: str) -> str:
+async def _started_by(ports: HistoryPorts, run: Run, request_id: str) -> str:
     """Return the run that this request started if `run` belongs to its chain; otherwise `run`."""
-    first = await first_of_chain(service.engine, run.state)
+    first = await first_of_chain(ports.engine, run.state)
     return run.key.run_id if first is None or first.state.create_request_id != request_id else first.key.run_id
 
 
@@ -175,7 +175,7 @@ def _digest(request: service_pb.SignalWithStartWorkflowExecutionRequest) -> int:
 
 
 async def _signal_current(
-    service: History, request: service_pb.SignalWithStartWorkflowExecutionRequest, digest: int, context: CallContext
+    ports: HistoryPorts, request: service_pb.SignalWithStartWorkflowExecutionRequest, digest: int, context: CallContext
 ) -> Run | None:
     """Signal the open run, or find the run that took this request before; return None when there is neither."""
 
@@ -187,7 +187,7 @@ async def _signal_current(
             signal.note_request(run.state, digest)
 
     try:
-        run, _ = await service.engine.change(context.namespace_id, request.workflow_id, "", decide)
+        run, _ = await ports.engine.change(context.namespace_id, request.workflow_id, "", decide)
     except _ClosedError:
         return None
     except ServiceError as error:

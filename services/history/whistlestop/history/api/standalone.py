@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import ExecutionKey
 
 _T = TypeVar("_T")
@@ -84,20 +84,20 @@ class Standalone:
         set_keyword(begin, "TemporalNamespaceDivision", self.division)
         return begin
 
-    async def key(self, service: History, request: Any, context: CallContext) -> ExecutionKey:
+    async def key(self, ports: HistoryPorts, request: Any, context: CallContext) -> ExecutionKey:
         """Return the key of the run that the request names; of the latest one without a run id. Raise NOT_FOUND."""
-        engine = service.engine
+        engine = ports.engine
         user_id = self.user_id(request)
         try:
             return await engine.resolve(context.namespace_id, self.workflow_id(user_id), request.run_id)
         except ServiceError as error:
             raise self._with_user_id(error, user_id) from None
 
-    async def read(self, service: History, key: ExecutionKey) -> Entry:
+    async def read(self, ports: HistoryPorts, key: ExecutionKey) -> Entry:
         """Return the run as stored now. Raise NOT_FOUND."""
         user_id = key.workflow_id.removeprefix(self.id_prefix)
         try:
-            entry = await service.engine.read(key)
+            entry = await ports.engine.read(key)
         except ServiceError as error:
             raise self._with_user_id(error, user_id) from None
         if not self.is_standalone(entry.state):
@@ -105,29 +105,29 @@ class Standalone:
         return entry
 
     async def wait(
-        self, service: History, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
+        self, ports: HistoryPorts, context: CallContext, key: ExecutionKey, wanted: Callable[[Entry], bool]
     ) -> Entry | None:
         """Wait until the run is as `wanted` and return it; return None at the deadline. Raise NOT_FOUND."""
-        deadline_ns = self.deadline(service, context)
-        with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+        deadline_ns = self.deadline(ports, context)
+        with ports.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
             while True:
-                entry = await self.read(service, key)
+                entry = await self.read(ports, key)
                 if wanted(entry):
                     return entry
-                if service.closing or not await audience.wait(deadline_ns):
+                if ports.is_closing() or not await audience.wait(deadline_ns):
                     return None
 
     async def read_or_wait(
-        self, service: History, context: CallContext, key: ExecutionKey, long_poll_token: bytes
+        self, ports: HistoryPorts, context: CallContext, key: ExecutionKey, long_poll_token: bytes
     ) -> Entry | None:
         """Return the run; with an earlier answer's token, wait for a change (None at the deadline). Raise NOT_FOUND."""
         if not long_poll_token:
-            return await self.read(service, key)
+            return await self.read(ports, key)
         seen = _version_of(long_poll_token, key.run_id)
-        return await self.wait(service, context, key, lambda entry: entry.version != seen)
+        return await self.wait(ports, context, key, lambda entry: entry.version != seen)
 
     async def change(
-        self, service: History, namespace_id: str, user_id: str, run_id: str, decide: Callable[[Run], _T]
+        self, ports: HistoryPorts, namespace_id: str, user_id: str, run_id: str, decide: Callable[[Run], _T]
     ) -> tuple[Run, _T]:
         """Decide on the run and commit. Raise NOT_FOUND."""
 
@@ -137,27 +137,27 @@ class Standalone:
             return decide(run)
 
         try:
-            return await service.engine.change(namespace_id, self.workflow_id(user_id), run_id, on_one)
+            return await ports.engine.change(namespace_id, self.workflow_id(user_id), run_id, on_one)
         except ServiceError as error:
             raise self._with_user_id(error, user_id) from None
 
     async def change_named(
-        self, service: History, request: Any, context: CallContext, decide: Callable[[Run], _T]
+        self, ports: HistoryPorts, request: Any, context: CallContext, decide: Callable[[Run], _T]
     ) -> _T:
         """Decide on the run that the request names, commit, and return what `decide` did. Raise NOT_FOUND."""
         user_id = self.user_id(request)
-        _, answer = await self.change(service, context.namespace_id, user_id, request.run_id, decide)
+        _, answer = await self.change(ports, context.namespace_id, user_id, request.run_id, decide)
         return answer
 
-    async def terminate(self, service: History, request: Any, context: CallContext) -> None:
+    async def terminate(self, ports: HistoryPorts, request: Any, context: CallContext) -> None:
         """Terminate the run at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
 
         def decide(run: Run) -> None:
             self.end(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-        await self.change_named(service, request, context, decide)
+        await self.change_named(ports, request, context, decide)
 
-    async def delete(self, service: History, request: Any, context: CallContext) -> None:
+    async def delete(self, ports: HistoryPorts, request: Any, context: CallContext) -> None:
         """Terminate the run if it is open, and delete everything stored of it. Raise NOT_FOUND."""
         namespace_id, user_id = context.namespace_id, self.user_id(request)
 
@@ -166,19 +166,19 @@ class Standalone:
                 self.end(run, reason=self.deleted, identity="", request_id="")
 
         try:
-            run, _ = await self.change(service, namespace_id, user_id, request.run_id, decide)
+            run, _ = await self.change(ports, namespace_id, user_id, request.run_id, decide)
         except Unreadable:
-            await rebuilding.end_and_delete(service.engine, namespace_id, self.workflow_id(user_id), request.run_id)
+            await rebuilding.end_and_delete(ports.engine, namespace_id, self.workflow_id(user_id), request.run_id)
             return
-        await service.engine.delete(run.key)
+        await ports.engine.delete(run.key)
 
-    def deadline(self, service: History, context: CallContext) -> int:
+    def deadline(self, ports: HistoryPorts, context: CallContext) -> int:
         """Return when a waiting caller is answered that there is nothing new (steady clock, nanoseconds)."""
-        limits = service.limits.of(context.namespace)
+        limits = ports.limits.of(context.namespace)
         longest_ns, buffer_ns = self.long_poll(limits)
         if not context.can_long_poll:
             longest_ns = min(longest_ns, limits.long_poll_ns)
-        now_ns = service.clock.steady_ns()
+        now_ns = ports.clock.steady_ns()
         if context.deadline_ns is None:
             return now_ns + longest_ns
         return now_ns + max(0, min(longest_ns, context.deadline_ns - now_ns - buffer_ns))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Engine, Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 MAX_EARLIER_RUNS = 10
 """The maximum of runs in a chain that are searched for a repeated request."""
@@ -45,24 +45,24 @@ RUNNING = wf_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 
 
 def new_run(
-    service: History,
+    ports: HistoryPorts,
     request: service_pb.StartWorkflowExecutionRequest,
     context: CallContext,
     expected_current_run_id: str | None,
 ) -> Run:
     """Return a new run for the request, with its first event. It is not stored yet."""
-    now_ns = service.clock.now_ns()
-    attributes = core_start.started_attributes(request, now_ns=now_ns, limits=service.limits.of(context.namespace))
+    now_ns = ports.clock.now_ns()
+    attributes = core_start.started_attributes(request, now_ns=now_ns, limits=ports.limits.of(context.namespace))
     return core_start.new_run(
         attributes,
         namespace_id=context.namespace_id,
         namespace=context.namespace,
         workflow_id=request.workflow_id,
-        run_id=service.ids.uuid(),
+        run_id=ports.ids.uuid(),
         request_id=request.request_id,
         now_ns=now_ns,
-        ids=service.ids,
-        limits=service.limits,
+        ids=ports.ids,
+        limits=ports.limits,
         user_metadata=request.user_metadata if request.HasField("user_metadata") else None,
         links=request.links,
         expected_current_run_id=expected_current_run_id,
@@ -70,11 +70,11 @@ def new_run(
 
 
 async def check_version(
-    service: History, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
 ) -> None:
     """Raise FAILED_PRECONDITION when the request pins its run to a version that no worker of the queue has."""
     if named_version(request.versioning_override) is not None:
-        known = await service.engine.deployments.read(context.namespace_id)
+        known = await ports.engine.deployments.read(context.namespace_id)
         check_override(known, request.versioning_override, request.task_queue.name)
 
 
@@ -82,25 +82,25 @@ async def check_version(
 class Start:
     """One start in progress. `prepare` adds to a new run what is committed with it."""
 
-    service: History
+    ports: HistoryPorts
     request: service_pb.StartWorkflowExecutionRequest
     context: CallContext
     prepare: Callable[[Run], None]
 
     def new_run(self, follows: str | None) -> Run:
         """Return a new run that is not stored yet. `follows` is the run that holds the workflow id so far, if any."""
-        run = new_run(self.service, self.request, self.context, follows)
+        run = new_run(self.ports, self.request, self.context, follows)
         self.prepare(run)
         return run
 
 
 @handles(HistoryService.StartWorkflowExecution)
 async def start_workflow_execution(
-    service: History, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.StartWorkflowExecutionRequest, context: CallContext
 ) -> service_pb.StartWorkflowExecutionResponse | Encoded:
     """Start a run, or answer as the id policies say when the workflow id is in use. Raise ALREADY_EXISTS."""
     delayed = bool(request.cron_schedule) or request.workflow_start_delay.ToNanoseconds() > 0
-    if delayed or not service.limits.of(context.namespace).eager_workflow_start:
+    if delayed or not ports.limits.of(context.namespace).eager_workflow_start:
         request.request_eager_execution = False
 
     def prepare(run: Run) -> None:
@@ -109,15 +109,15 @@ async def start_workflow_execution(
         if eager and run.has_pending_workflow_task:
             workflow_task.start(run, request_id=request.request_id, identity=request.identity)
 
-    reply, run = await start(Start(service, request, context, prepare))
+    reply, run = await start(Start(ports, request, context, prepare))
     if run is not None and request.request_eager_execution:
-        await _add_eager_task(service, run, reply)
+        await _add_eager_task(ports, run, reply)
     return reply
 
 
 async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None]:
     """Return the reply, and the run if this request started it (otherwise None). Raise ALREADY_EXISTS."""
-    await check_version(starting.service, starting.request, starting.context)
+    await check_version(starting.ports, starting.request, starting.context)
 
     async def resolve(entry: Entry) -> tuple[service_pb.StartWorkflowExecutionResponse, Run | None] | Next:
         answer = await _seen_before(starting, entry)
@@ -129,7 +129,7 @@ async def start(starting: Start) -> tuple[service_pb.StartWorkflowExecutionRespo
         reply = await _use_existing(starting, entry)
         return Next.READ_AGAIN if reply is None else (reply, None)
 
-    answer = await changes.create(starting.service.engine, starting.new_run, resolve)
+    answer = await changes.create(starting.ports.engine, starting.new_run, resolve)
     return answer if isinstance(answer, tuple) else (_started(starting, answer.state), answer)
 
 
@@ -148,9 +148,9 @@ def next_step(starting: Start, current: MutableState) -> Next | None:
 
 def _check_interval(starting: Start, current: MutableState, *, replaces: bool) -> None:
     """Raise RESOURCE_EXHAUSTED for a run that follows its predecessor too soon, where that is configured."""
-    service = starting.service
-    limits = service.limits.of(starting.context.namespace)
-    id_policies.check_interval(current, limits, service.clock.now_ns(), replaces=replaces)
+    ports = starting.ports
+    limits = ports.limits.of(starting.context.namespace)
+    id_policies.check_interval(current, limits, ports.clock.now_ns(), replaces=replaces)
 
 
 def _started(starting: Start, state: MutableState) -> service_pb.StartWorkflowExecutionResponse:
@@ -183,7 +183,7 @@ async def _seen_before(
     task = state.workflow_task
     run: Run | None = None
     if request.request_eager_execution and task.scheduled_event_id and task.started_event_id == 3 and task.attempt == 1:
-        run = starting.service.engine.run_of(entry)
+        run = starting.ports.engine.run_of(entry)
     return reply, run
 
 
@@ -193,7 +193,7 @@ async def _run_before(starting: Start, entry: Entry) -> Entry | None:
     A request that starts a run started the first of the chain. One that attaches something may have attached it to any
     run; only for such a request are more of them read.
     """
-    engine, request = starting.service.engine, starting.request
+    engine, request = starting.ports.engine, starting.request
     first = await first_of_chain(engine, entry.state)
     if first is not None and first.state.create_request_id == request.request_id:
         return first
@@ -248,7 +248,7 @@ async def _use_existing(starting: Start, entry: Entry) -> service_pb.StartWorkfl
         reply.link.CopyFrom(_request_link(starting, state))
     key = entry.key
     try:
-        await starting.service.engine.change(
+        await starting.ports.engine.change(
             key.namespace_id, key.workflow_id, key.run_id, lambda run: options.update(run, change)
         )
     except ServiceError as error:
@@ -258,9 +258,9 @@ async def _use_existing(starting: Start, entry: Entry) -> service_pb.StartWorkfl
     return reply
 
 
-async def _add_eager_task(service: History, run: Run, reply: service_pb.StartWorkflowExecutionResponse) -> None:
+async def _add_eager_task(ports: HistoryPorts, run: Run, reply: service_pb.StartWorkflowExecutionResponse) -> None:
     """Add the first workflow task to the reply."""
     from whistlestop.history.api.workflow_tasks import poll_reply
 
     if run.has_started_workflow_task:
-        reply.eager_workflow_task.ParseFromString(await poll_reply(service, run, partial=False))
+        reply.eager_workflow_task.ParseFromString(await poll_reply(ports, run, partial=False))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
     Response = service_pb.PollWorkflowExecutionTimeSkippingResponse
 
@@ -35,16 +35,16 @@ DISABLED = "time skipping was disabled before the fast-forward completed"
 
 @handles(HistoryService.PollWorkflowExecutionTimeSkipping)
 async def poll_workflow_execution_time_skipping(
-    service: History, request: service_pb.PollWorkflowExecutionTimeSkippingRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.PollWorkflowExecutionTimeSkippingRequest, context: CallContext
 ) -> service_pb.PollWorkflowExecutionTimeSkippingResponse:
     """Return how the fast-forward ended; POLL_TIMEOUT when it has not by the deadline. Raise NOT_FOUND."""
-    engine = service.engine
+    engine = ports.engine
     execution = request.workflow_execution
     key = await engine.resolve(context.namespace_id, execution.workflow_id, execution.run_id)
-    deadline_ns = deadline(service, context)
+    deadline_ns = deadline(ports, context)
     target: common_pb.TimeSkippingFastForwardInfo | None = None
     while True:
-        with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+        with ports.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
             while True:
                 state = (await engine.read(key, audience)).state
                 reply = _judge(state, request.fast_forward_id, target)
@@ -53,7 +53,7 @@ async def poll_workflow_execution_time_skipping(
                 target = target or fast_forward_info(state)
                 if state.new_run_id and not _is_open(state):
                     break
-                if service.closing or not await audience.wait(deadline_ns):
+                if ports.is_closing() or not await audience.wait(deadline_ns):
                     return _reply(fast_forward_info(state), _TIMEOUT)
         key = ExecutionKey(key.namespace_id, key.workflow_id, state.new_run_id)
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.namespaces import Namespace
 
 PollResponse = service_pb.PollWorkflowTaskQueueResponse
@@ -53,7 +53,7 @@ MANY_COMMANDS = 100
 
 @handles(HistoryService.RecordWorkflowTaskStarted)
 async def record_workflow_task_started(
-    service: History, request: internal_pb2.RecordWorkflowTaskStartedRequest, context: CallContext
+    ports: HistoryPorts, request: internal_pb2.RecordWorkflowTaskStartedRequest, context: CallContext
 ) -> service_pb.PollWorkflowTaskQueueResponse | Encoded:
     """Start the task for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     poll = request.poll
@@ -76,13 +76,13 @@ async def record_workflow_task_started(
         version_transition.begin_with_workflow_task(run, version_of(poll.deployment_options))
         run.outgoing_messages = update.send(run, resend=True)
 
-    run, _ = await service.engine.change(
+    run, _ = await ports.engine.change(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
-    return Encoded(await poll_reply(service, run, partial=bool(run.state.sticky_task_queue)))
+    return Encoded(await poll_reply(ports, run, partial=bool(run.state.sticky_task_queue)))
 
 
-async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
+async def poll_reply(ports: HistoryPorts, run: Run, *, partial: bool) -> bytes:
     """Return the reply to the poll that started `run`'s task; the stored history is appended without parsing.
 
     Raise StorageError.
@@ -103,32 +103,32 @@ async def poll_reply(service: History, run: Run, *, partial: bool) -> bytes:
     set_timestamp(reply.scheduled_time, task.scheduled_ns)
     set_timestamp(reply.started_time, task.started_ns)
     reply.messages.extend(run.outgoing_messages)
-    await queries.attach(service, run, reply)
+    await queries.attach(ports, run, reply)
     first = state.last_completed_started_event_id + 1 if partial else 1
-    entry = await service.engine.entry_of(run)
+    entry = await ports.engine.entry_of(run)
     unwritten = workflow_task.unwritten_events(run)
     suffix = history_pb.History(events=unwritten).SerializeToString() if unwritten else b""
-    limits = service.limits.of(state.namespace)
+    limits = ports.limits.of(state.namespace)
     data, reply.next_page_token = await first_page(
-        service.engine, entry, first, state.next_event_id, suffix, batches=limits.task_history_page
+        ports.engine, entry, first, state.next_event_id, suffix, batches=limits.task_history_page
     )
     return reply.SerializeToString() + histories.spliced(_HISTORY_FIELD, data)
 
 
 @handles(HistoryService.RespondWorkflowTaskCompleted)
 async def respond_workflow_task_completed(
-    service: History, request: service_pb.RespondWorkflowTaskCompletedRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RespondWorkflowTaskCompletedRequest, context: CallContext
 ) -> service_pb.RespondWorkflowTaskCompletedResponse | Encoded:
     """Process a worker's commands; the reply may carry the next workflow task and eager activities.
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for invalid commands.
     """
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_NOT_FOUND)
-    if (request.intermediate_page or request.page_number > 0) and await _keep_page(service, token, request):
+    if (request.intermediate_page or request.page_number > 0) and await _keep_page(ports, token, request):
         return service_pb.RespondWorkflowTaskCompletedResponse()
-    others = await _other_namespaces(service, request)
-    checker = await _search_attribute_checker(service, token.namespace_id, request, others)
-    endpoints = await _nexus_endpoints(service, request)
+    others = await _other_namespaces(ports, request)
+    checker = await _search_attribute_checker(ports, token.namespace_id, request, others)
+    endpoints = await _nexus_endpoints(ports, request)
 
     def decide(run: Run) -> tuple[completion.Outcome, list[int]]:
         run.check_search_attributes = checker
@@ -142,14 +142,14 @@ async def respond_workflow_task_completed(
             scheduled_event_id
             for scheduled_event_id in outcome.eager_activities
             if core_activity.start_eagerly(
-                run, scheduled_event_id, service.ids.uuid(), request.identity, request.worker_control_task_queue
+                run, scheduled_event_id, ports.ids.uuid(), request.identity, request.worker_control_task_queue
             )
             is not None
         ]
         return outcome, eager
 
     is_long = len(request.commands) > MANY_COMMANDS
-    run, (outcome, eager) = await service.engine.change(
+    run, (outcome, eager) = await ports.engine.change(
         token.namespace_id, token.workflow_id, token.run_id, decide, is_long=is_long
     )
     if outcome.error is not None:
@@ -157,30 +157,30 @@ async def respond_workflow_task_completed(
     reply = service_pb.RespondWorkflowTaskCompletedResponse()
     for scheduled_event_id in eager:
         activity = run.state.activities[scheduled_event_id]
-        reply.activity_tasks.append(await activity_tasks.poll_reply(service, run, activity))
+        reply.activity_tasks.append(await activity_tasks.poll_reply(ports, run, activity))
     if not outcome.completed:
         reply.reset_history_event_id = run.state.last_completed_started_event_id
     if outcome.new_task_started:
-        task = await poll_reply(service, run, partial=True)
+        task = await poll_reply(ports, run, partial=True)
         return Encoded(reply.SerializeToString() + histories.spliced(_TASK_FIELD, task))
     return reply
 
 
 async def _keep_page(
-    service: History, token: internal_pb2.TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
+    ports: HistoryPorts, token: internal_pb2.TaskToken, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> bool:
     """Keep a page of a completion and return True; for the last page, merge the kept pages into it and return False."""
-    await service.engine.change(
+    await ports.engine.change(
         token.namespace_id, token.workflow_id, token.run_id, lambda run: completion.check_token(run, token)
     )
-    completion_pages.check_enabled(service.limits.of(request.namespace), request.namespace)
+    completion_pages.check_enabled(ports.limits.of(request.namespace), request.namespace)
     if not request.intermediate_page:
-        service.completion_pages.merge(token, request)
+        ports.completion_pages.merge(token, request)
         return False
     try:
-        service.completion_pages.keep(token, request)
+        ports.completion_pages.keep(token, request)
     except completion_pages.TooLarge:
-        _, outcome = await service.engine.change(
+        _, outcome = await ports.engine.change(
             token.namespace_id, token.workflow_id, token.run_id,
             lambda run: completion.respond_too_large(run, token, request),
         )  # fmt: skip
@@ -199,7 +199,7 @@ _NAMING_A_NAMESPACE = {
 
 
 async def _other_namespaces(
-    service: History, request: service_pb.RespondWorkflowTaskCompletedRequest
+    ports: HistoryPorts, request: service_pb.RespondWorkflowTaskCompletedRequest
 ) -> dict[str, Namespace]:
     """Return the other namespaces that commands name. An unknown one fails the call, not the workflow task."""
     found = {}
@@ -207,14 +207,16 @@ async def _other_namespaces(
         field = _NAMING_A_NAMESPACE.get(command.command_type)
         name: str = getattr(command, field).namespace if field is not None else ""
         if name and name != request.namespace and name not in found:
-            namespace = await service.namespaces.by_name(name)
+            namespace = await ports.namespaces.by_name(name)
             if namespace is None:
                 raise namespace_not_found(name)
             found[name] = namespace
     return found
 
 
-async def _nexus_endpoints(service: History, request: service_pb.RespondWorkflowTaskCompletedRequest) -> dict[str, str]:
+async def _nexus_endpoints(
+    ports: HistoryPorts, request: service_pb.RespondWorkflowTaskCompletedRequest
+) -> dict[str, str]:
     """Return the ids, by name, of the existing endpoints that commands name."""
     names = {
         command.schedule_nexus_operation_command_attributes.endpoint
@@ -223,14 +225,14 @@ async def _nexus_endpoints(service: History, request: service_pb.RespondWorkflow
     }
     found = {}
     for name in sorted(names):
-        record = await service.store.get_nexus_endpoint(name=name)
+        record = await ports.store.get_nexus_endpoint(name=name)
         if record is not None:
             found[name] = record.endpoint_id
     return found
 
 
 async def _search_attribute_checker(
-    service: History,
+    ports: HistoryPorts,
     namespace_id: str,
     request: service_pb.RespondWorkflowTaskCompletedRequest,
     others: Mapping[str, Namespace],
@@ -238,12 +240,12 @@ async def _search_attribute_checker(
     """Return a function that checks names and types of search attributes; None when no command sets any."""
     if not any(_sets_search_attributes(command) for command in request.commands):
         return None
-    namespace = await service.namespaces.by_id(namespace_id)
+    namespace = await ports.namespaces.by_id(namespace_id)
     if namespace is None:
         return None
 
     # Sizes are checked by the core: they terminate the workflow, while names, types and number fail the task.
-    most = service.limits.of(namespace.name).search_attribute_count
+    most = ports.limits.of(namespace.name).search_attribute_count
     any_size = AttributeLimits(most, size_of_value=2**31, total_size=2**31)
 
     def check(attributes: SearchAttributes, name: str) -> str:
@@ -274,7 +276,7 @@ def _sets_search_attributes(command: Command) -> bool:
 
 @handles(HistoryService.RespondWorkflowTaskFailed)
 async def respond_workflow_task_failed(
-    service: History, request: service_pb.RespondWorkflowTaskFailedRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RespondWorkflowTaskFailedRequest, context: CallContext
 ) -> service_pb.RespondWorkflowTaskFailedResponse:
     """Record that the worker failed to process the task. Raise NOT_FOUND for a stale token."""
     token = tokens.received(request.task_token, tokens.Kind.WORKFLOW, context, completion.TASK_NOT_FOUND)
@@ -299,13 +301,13 @@ async def respond_workflow_task_failed(
         )
         workflow_task.schedule(run)
 
-    await service.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
+    await ports.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondWorkflowTaskFailedResponse()
 
 
 @handles(HistoryService.ResetStickyTask)
 async def reset_sticky_task(
-    service: History, request: internal_pb2.ResetStickyTaskRequest, context: CallContext
+    ports: HistoryPorts, request: internal_pb2.ResetStickyTaskRequest, context: CallContext
 ) -> internal_pb2.Empty:
     """Move a task from a sticky queue without pollers to the run's own queue. Raise NOT_FOUND for a stale task."""
 
@@ -316,13 +318,13 @@ async def reset_sticky_task(
             raise not_found(completion.TASK_NOT_FOUND)
         workflow_task.move_to_normal_queue(run, keep_timeout=True)
 
-    await service.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
+    await ports.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return internal_pb2.Empty()
 
 
 @handles(HistoryService.ResetStickyTaskQueue)
 async def reset_sticky_task_queue(
-    service: History, request: service_pb.ResetStickyTaskQueueRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.ResetStickyTaskQueueRequest, context: CallContext
 ) -> service_pb.ResetStickyTaskQueueResponse:
     """Leave the sticky queue, because the worker dropped the run from its cache. Raise NOT_FOUND for a closed run."""
 
@@ -333,5 +335,5 @@ async def reset_sticky_task_queue(
             run.state.sticky_task_queue = ""
             run.changed = True
 
-    await service.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
+    await ports.engine.change(context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide)
     return service_pb.ResetStickyTaskQueueResponse()

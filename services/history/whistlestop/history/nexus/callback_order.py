@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.engine.engine import Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 LONGEST_NS = SECOND_NS
 
 
-async def called(service: History, entry: Entry, until_ns: int, update_id: str = "") -> None:
+async def called(ports: HistoryPorts, entry: Entry, until_ns: int, update_id: str = "") -> None:
     """Wait until the callbacks of the update (by default: of the run's end) have been called once.
 
     Return at `until_ns` by the steady clock at the latest. Raise StorageError.
     """
-    limits = service.limits.of(entry.state.namespace)
+    limits = ports.limits.of(entry.state.namespace)
     if not entry.state.completion_callbacks or not _is_pending(entry.state, limits, update_id):
         return
     key = entry.key
-    until_ns = min(until_ns, service.clock.steady_ns() + LONGEST_NS)
-    with service.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
-        while not service.closing:
-            state = (await service.engine.read(key, audience)).state
+    until_ns = min(until_ns, ports.clock.steady_ns() + LONGEST_NS)
+    with ports.notifier.subscribe(execution_topic(key.namespace_id, key.workflow_id, key.run_id)) as audience:
+        while not ports.is_closing():
+            state = (await ports.engine.read(key, audience)).state
             if not _is_pending(state, limits, update_id) or not await audience.wait(until_ns):
                 return
 

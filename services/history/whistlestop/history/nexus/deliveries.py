@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import NexusOperation, TransferData
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import TransferTask
 
     Rest: TypeAlias = Callable[[], Awaitable[None]]
@@ -55,59 +55,59 @@ class PutOff(Exception):
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 
-async def deliver(service: History, task: TransferTask, data: TransferData) -> Rest | None:
+async def deliver(ports: HistoryPorts, task: TransferTask, data: TransferData) -> Rest | None:
     """Deliver one transfer task. Return the part that calls another server, or None if nothing is left to do.
 
     Raise StorageError.
     """
     if task.kind == _CALLBACK:
-        return await _call_back(service, task, data)
-    return await _request(service, task, data, cancel=task.kind == _CANCEL)
+        return await _call_back(ports, task, data)
+    return await _request(ports, task, data, cancel=task.kind == _CANCEL)
 
 
-async def _request(service: History, task: TransferTask, data: TransferData, *, cancel: bool) -> Rest | None:
+async def _request(ports: HistoryPorts, task: TransferTask, data: TransferData, *, cancel: bool) -> Rest | None:
     record: external_endpoints.Record | None = None
-    run = await _run_of(service, task.key)
+    run = await _run_of(ports, task.key)
     operation = _wanted(run, data, cancel=cancel)
     if run is not None and operation is not None:
         if operation.endpoint == system_nexus.ENDPOINT:
             # No lock is held: the call may come back to this run.
-            record = await system_operations.call(service, run, operation)
+            record = await system_operations.call(ports, run, operation)
         else:
-            _admit(service, task.key.namespace_id, *nexus_operations.destination_of(operation, cancel=cancel))
-        if record is None and (url := await external_endpoints.address(service, operation)):
-            return partial(_request_external, service, task, data, url, cancel=cancel)
-    await _change(service, task, partial(_note, service, task=task, data=data, record=record, cancel=cancel))
+            _admit(ports, task.key.namespace_id, *nexus_operations.destination_of(operation, cancel=cancel))
+        if record is None and (url := await external_endpoints.address(ports, operation)):
+            return partial(_request_external, ports, task, data, url, cancel=cancel)
+    await _change(ports, task, partial(_note, ports, task=task, data=data, record=record, cancel=cancel))
     return None
 
 
-async def _change(service: History, task: TransferTask, attempt: Callable[[Changes], Awaitable[T]]) -> T:
+async def _change(ports: HistoryPorts, task: TransferTask, attempt: Callable[[Changes], Awaitable[T]]) -> T:
     """Commit what the attempt changes, and delete the transfer task in the same commit. Return its answer."""
-    return await changes.change_together(service.engine, attempt, workflow_id=task.key.workflow_id, done=task)
+    return await changes.change_together(ports.engine, attempt, workflow_id=task.key.workflow_id, done=task)
 
 
-def _admit(service: History, namespace_id: str, kind: str, destination: str) -> None:
+def _admit(ports: HistoryPorts, namespace_id: str, kind: str, destination: str) -> None:
     """Raise PutOff while the destination's circuit breaker is open."""
-    until_ns = service.engine.breakers.admit((namespace_id, kind, destination))
+    until_ns = ports.engine.breakers.admit((namespace_id, kind, destination))
     if until_ns:
         raise PutOff(until_ns)
 
 
 async def _request_external(
-    service: History, task: TransferTask, data: TransferData, url: str, *, cancel: bool
+    ports: HistoryPorts, task: TransferTask, data: TransferData, url: str, *, cancel: bool
 ) -> None:
-    run = await _run_of(service, task.key)
+    run = await _run_of(ports, task.key)
     operation = _wanted(run, data, cancel=cancel)
     if run is None or operation is None:
-        await service.store.delete_transfer_task(task)
+        await ports.store.delete_transfer_task(task)
         return
-    record = await external_endpoints.request(service, run, operation, url, cancel=cancel)
+    record = await external_endpoints.request(ports, run, operation, url, cancel=cancel)
     # Others commit to the run meanwhile: then only the recording is repeated, not the request.
-    await _change(service, task, partial(_note, service, task=task, data=data, record=record, cancel=cancel))
+    await _change(ports, task, partial(_note, ports, task=task, data=data, record=record, cancel=cancel))
 
 
 async def _note(
-    service: History,
+    ports: HistoryPorts,
     change: Changes,
     task: TransferTask,
     data: TransferData,
@@ -123,7 +123,7 @@ async def _note(
     if record is not None:
         record(run, operation)
         return
-    target, failure = await _target(service, operation.endpoint_id, operation.endpoint)
+    target, failure = await _target(ports, operation.endpoint_id, operation.endpoint)
     if target is not None:
         run.bookkeeping = True
         nexus_operations.dispatch(run, operation, target, cancel=cancel)
@@ -137,23 +137,23 @@ def _wanted(run: Run | None, data: TransferData, *, cancel: bool) -> NexusOperat
     return operation if operation is not None and nexus_operations.is_wanted(operation, cancel=cancel) else None
 
 
-async def _run_of(service: History, key: ExecutionKey) -> Run | None:
+async def _run_of(ports: HistoryPorts, key: ExecutionKey) -> Run | None:
     """Return a working copy of the run, to be read only; None when the run is gone."""
-    entry = await service.engine.read_if_any(key)
-    return None if entry is None else service.engine.run_of(entry)
+    entry = await ports.engine.read_if_any(key)
+    return None if entry is None else ports.engine.run_of(entry)
 
 
 async def _target(
-    service: History, endpoint_id: str, name: str
+    ports: HistoryPorts, endpoint_id: str, name: str
 ) -> tuple[nexus_operations.Target | None, failure_pb.Failure]:
     """Return the task queue to which the endpoint leads now, or the failure that tells why there is none."""
-    record = await service.store.get_nexus_endpoint(endpoint_id=endpoint_id)
+    record = await ports.store.get_nexus_endpoint(endpoint_id=endpoint_id)
     if record is None:
-        record = await service.store.get_nexus_endpoint(name=name)
+        record = await ports.store.get_nexus_endpoint(name=name)
     if record is None:
         return None, nexus_failures.handler_failure("NOT_FOUND", _UNKNOWN_ENDPOINT)
     data = NexusEndpointData.FromString(record.data)
-    if await service.namespaces.by_id(data.target_namespace_id) is None:
+    if await ports.namespaces.by_id(data.target_namespace_id) is None:
         namespace = data.endpoint.spec.target.worker.namespace
         return None, nexus_failures.handler_failure("NOT_FOUND", f'namespace not found: "{namespace}"')
     task_queue = data.endpoint.spec.target.worker.task_queue
@@ -163,31 +163,31 @@ async def _target(
 # ---- callbacks -------------------------------------------------------------------------------------------------------
 
 
-async def _call_back(service: History, task: TransferTask, data: TransferData) -> Rest | None:
+async def _call_back(ports: HistoryPorts, task: TransferTask, data: TransferData) -> Rest | None:
     """Deliver a completion callback."""
-    run = await _run_of(service, task.key)
+    run = await _run_of(ports, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
-        await service.store.delete_transfer_task(task)
+        await ports.store.delete_transfer_task(task)
         return None
     callback = run.state.completion_callbacks[data.callback_index].nexus
     if not nexus_callbacks.stays_here(run.state, run.limits, callback):
-        return partial(_call_external, service, task, data)
+        return partial(_call_external, ports, task, data)
     token = nexus_callbacks.parse_token(nexus_callbacks.header_of(callback, nexus_callbacks.CALLBACK_HEADER))
     if token is None:
         refusal = nexus_http.Refused("invalid callback token", retryable=False)
-        await _change(service, task, partial(_settle, task=task, data=data, refusal=refusal))
+        await _change(ports, task, partial(_settle, task=task, data=data, refusal=refusal))
         return None
     operation_token = nexus_callbacks.header_of(callback, OPERATION_HEADER)
 
     async def attempt(change: Changes) -> None:
-        await _call_caller(service, change, task, data, token, operation_token)
+        await _call_caller(ports, change, task, data, token, operation_token)
 
-    await _change(service, task, attempt)
+    await _change(ports, task, attempt)
     return None
 
 
 async def _call_caller(
-    service: History,
+    ports: HistoryPorts,
     change: Changes,
     task: TransferTask,
     data: TransferData,
@@ -195,7 +195,7 @@ async def _call_caller(
     operation_token: str,
 ) -> None:
     """Complete an operation within this server, in one commit of both runs."""
-    target, led_to = await _waiting_run(service, token)
+    target, led_to = await _waiting_run(ports, token)
     await change.hold({task.key} if target is None else {task.key, target})
     run = await change.get(task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
@@ -210,15 +210,15 @@ async def _call_caller(
         callbacks.succeeded(run, data.callback_index)
 
 
-async def _call_external(service: History, task: TransferTask, data: TransferData) -> None:
+async def _call_external(ports: HistoryPorts, task: TransferTask, data: TransferData) -> None:
     """Send a completion to another server, over HTTP."""
-    run = await _run_of(service, task.key)
+    run = await _run_of(ports, task.key)
     if run is None or not callbacks.is_owed(run.state, data.callback_index):
-        await service.store.delete_transfer_task(task)
+        await ports.store.delete_transfer_task(task)
         return
     callback = run.state.completion_callbacks[data.callback_index].nexus
     breaker = (task.key.namespace_id, _CALLBACK, callbacks.destination_of(callback))
-    _admit(service, *breaker)
+    _admit(ports, *breaker)
     completion = nexus_http.Completion(
         result=callbacks.result_of(data),
         failure=callbacks.failure_of(data),
@@ -227,9 +227,9 @@ async def _call_external(service: History, task: TransferTask, data: TransferDat
         link=callbacks.link_of(run.state, data.callback_index),
     )
     timeout_s = run.limits.callback_request_timeout_ns / SECOND_NS
-    refusal = await nexus_http.complete(service.outbound, callback.url, dict(callback.header), completion, timeout_s)
-    service.engine.breakers.report(breaker, failed=refusal is not None and refusal.retryable)
-    again_ns = await _change(service, task, partial(_settle, task=task, data=data, refusal=refusal))
+    refusal = await nexus_http.complete(ports.outbound, callback.url, dict(callback.header), completion, timeout_s)
+    ports.engine.breakers.report(breaker, failed=refusal is not None and refusal.retryable)
+    again_ns = await _change(ports, task, partial(_settle, task=task, data=data, refusal=refusal))
     if again_ns:
         raise PutOff(again_ns)
 
@@ -250,27 +250,27 @@ async def _settle(change: Changes, task: TransferTask, data: TransferData, refus
     return 0
 
 
-async def _waiting_run(service: History, token: OperationToken) -> tuple[ExecutionKey | None, str]:
+async def _waiting_run(ports: HistoryPorts, token: OperationToken) -> tuple[ExecutionKey | None, str]:
     """Return the run that waits (the one that scheduled the operation, or its reset), and the result of `_led_to`."""
     key = ExecutionKey(token.namespace_id, token.workflow_id, token.run_id)
-    run = await _run_of(service, key)
+    run = await _run_of(ports, key)
     if run is None or not run.is_open or token.scheduled_event_id not in run.state.nexus_operations:
         try:
-            key = await service.engine.resolve(token.namespace_id, token.workflow_id)
+            key = await ports.engine.resolve(token.namespace_id, token.workflow_id)
         except ServiceError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
             return None, ""
-        run = await _run_of(service, key)
-    return key, await _led_to(service, run, token)
+        run = await _run_of(ports, key)
+    return key, await _led_to(ports, run, token)
 
 
-async def _led_to(service: History, caller: Run | None, token: OperationToken) -> str:
+async def _led_to(ports: HistoryPorts, caller: Run | None, token: OperationToken) -> str:
     """Return the namespace to which the endpoint has led since it was created; empty where that does not matter."""
     operation = caller.state.nexus_operations.get(token.scheduled_event_id) if caller is not None else None
     if operation is None or operation.start.handler_namespace_id:
         return ""
-    record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
+    record = await ports.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
     if record is None or record.version != 1:
         return ""
     return NexusEndpointData.FromString(record.data).target_namespace_id or _EXTERNAL

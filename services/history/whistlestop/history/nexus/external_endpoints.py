@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.state_pb2 import NexusOperation
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.net.outbound import Answer
 
     Record: TypeAlias = Callable[[Run, NexusOperation], None]
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 _UNSUCCESSFUL = 424
 
 
-async def address(service: History, operation: NexusOperation) -> str:
+async def address(ports: HistoryPorts, operation: NexusOperation) -> str:
     """Return the URL of the operation's endpoint if that is external, otherwise an empty text. Raise StorageError."""
-    record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
+    record = await ports.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
     return "" if record is None else NexusEndpointData.FromString(record.data).endpoint.spec.target.external.url
 
 
-async def request(service: History, run: Run, operation: NexusOperation, url: str, *, cancel: bool) -> Record:
+async def request(ports: HistoryPorts, run: Run, operation: NexusOperation, url: str, *, cancel: bool) -> Record:
     """Make the request; return a function that records its outcome on a working copy of the run."""
     left_ns, _ = nexus_operations.time_for(run, operation, cancel=cancel)
     if left_ns < run.limits.nexus_min_request_timeout_ns:
         return lambda run, operation: _out_of_time(run, operation, cancel=cancel)
-    scheduled = await service.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
+    scheduled = await ports.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
     path = f"{url.rstrip('/')}/{quote(operation.service, safe='')}/{quote(operation.operation, safe='')}"
     callers = scheduled.nexus_operation_scheduled_event_attributes.nexus_header
     ours = {"Request-Timeout": f"{left_ns // MILLISECOND_NS}ms", "User-Agent": "temporalio/server"}
@@ -58,7 +58,7 @@ async def request(service: History, run: Run, operation: NexusOperation, url: st
     else:
         path, body = _fill_start(run, operation, scheduled, path, ours)
     try:
-        answer = await service.outbound.post(path, nexus_content.headers_of(ours, callers), body, left_ns / SECOND_NS)
+        answer = await ports.outbound.post(path, nexus_content.headers_of(ours, callers), body, left_ns / SECOND_NS)
     except (NoAnswer, BadRequest) as error:
         failure = nexus_operations.call_error(str(error), retryable=True)
         return lambda run, operation: _try_again(run, operation, failure, cancel=cancel)

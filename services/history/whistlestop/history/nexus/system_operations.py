@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import NexusOperation
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.nexus.external_endpoints import Record
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 _RETRYABLE = frozenset(
     {Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNKNOWN}
 )
 
 
-async def call(service: History, run: Run, operation: NexusOperation) -> Record:
+async def call(ports: HistoryPorts, run: Run, operation: NexusOperation) -> Record:
     """Make the call; return a function that records the answer. No lock may be held: a workflow may call itself."""
-    answer = await _call(service, run, operation)
+    answer = await _call(ports, run, operation)
     return lambda run, operation: _record(run, operation, answer)
 
 
 async def _call(
-    service: History, run: Run, operation: NexusOperation
+    ports: HistoryPorts, run: Run, operation: NexusOperation
 ) -> service_pb.SignalWithStartWorkflowExecutionResponse | ServiceError:
-    scheduled = await service.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
+    scheduled = await ports.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     state = run.state
     link = common_pb.Link()
@@ -54,7 +54,7 @@ async def _call(
         request.request_id = operation.request_id
         request.links.append(link)
         context = CallContext(namespace_id=state.namespace_id, namespace=state.namespace)
-        reply = await signal_with_start_workflow_execution(service, request, context)
+        reply = await signal_with_start_workflow_execution(ports, request, context)
     except ServiceError as error:
         return error
     answer = decoded(reply, service_pb.SignalWithStartWorkflowExecutionResponse)

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.history.schedule.spec import CompiledSpec
-    from whistlestop.history.service import History
     from whistlestop.storage.records import TransferTask
 
     Decide = Callable[[Run, ScheduleData], None]
@@ -99,7 +99,7 @@ def no_change(run: Run, data: ScheduleData) -> None:
     """Change nothing, so that only due work is done."""
 
 
-async def work(service: History, key: ExecutionKey, decide: Decide = no_change) -> ScheduleData:
+async def work(ports: HistoryPorts, key: ExecutionKey, decide: Decide = no_change) -> ScheduleData:
     """Do what is due, then what `decide` wants, and commit; repeat on a conflict.
 
     Return the schedule's data afterwards. Raise NOT_FOUND when the schedule is closed, UNAVAILABLE after too many
@@ -107,16 +107,16 @@ async def work(service: History, key: ExecutionKey, decide: Decide = no_change) 
     """
 
     async def attempt(change: Changes) -> ScheduleData:
-        return await _process(service, change, await change.run(key), decide)
+        return await _process(ports, change, await change.run(key), decide)
 
-    return await changes.change_together(service.engine, attempt, workflow_id=key.workflow_id)
+    return await changes.change_together(ports.engine, attempt, workflow_id=key.workflow_id)
 
 
-async def _process(service: History, change: Changes, run: Run, decide: Decide) -> ScheduleData:
+async def _process(ports: HistoryPorts, change: Changes, run: Run, decide: Decide) -> ScheduleData:
     """Do what is due, then what `decide` wants; return the schedule's data. Raise NOT_FOUND when it is closed."""
     if not run.is_open or not run.state.schedule:
         raise not_found(_CLOSED)
-    turn = _Turn(service, run, nesting.parse(ScheduleData, run.state.schedule))
+    turn = _Turn(ports, run, nesting.parse(ScheduleData, run.state.schedule))
     await turn.run_to_end(decide)
     if run.is_open:
         write(run, turn.data, await off_loop_if(turn.spec, outlook, turn.data, turn.spec, run.now_ns))
@@ -206,7 +206,7 @@ def attribute(data: bytes, kind: AttributeType) -> common_pb.Payload:
 class _Turn:
     """The processing of one schedule, on working copies."""
 
-    service: History
+    ports: HistoryPorts
     run: Run
     data: ScheduleData
     started: list[Run] = field(default_factory=list)
@@ -267,7 +267,7 @@ class _Turn:
                     target_namespace_id=self.run.state.namespace_id,
                     target_workflow_id=each.workflow_id,
                     target_run_id=each.run_id,
-                    request_id=self.service.ids.uuid(),
+                    request_id=self.ports.ids.uuid(),
                     namespace=identity_of(self.run, self.data),
                 ),
             )
@@ -280,14 +280,14 @@ class _Turn:
             retry.set_defaults(request.retry_policy, self.run.limits.workflow_retry)
         if any(run.key.workflow_id == request.workflow_id for run in self.started):
             return None
-        current = await self.service.store.get_current(state.namespace_id, request.workflow_id)
+        current = await self.ports.store.get_current(state.namespace_id, request.workflow_id)
         if current is not None:
             keeps_id = self.data.schedule.policies.keep_original_workflow_id
             if current.status in (RUNNING, PAUSED) or not (start.manual or keeps_id):
                 return None
         context = CallContext(namespace_id=state.namespace_id, namespace=state.namespace)
         try:
-            await check_version(self.service, request, context)
+            await check_version(self.ports, request, context)
         except ServiceError as error:
             log.warning("schedule %s started no workflow: %s", self.data.schedule_id, error.message)
             return None
@@ -297,11 +297,11 @@ class _Turn:
             namespace_id=context.namespace_id,
             namespace=context.namespace,
             workflow_id=request.workflow_id,
-            run_id=self.service.ids.uuid(),
+            run_id=self.ports.ids.uuid(),
             request_id=request.request_id,
             now_ns=now_ns,
-            ids=self.service.ids,
-            limits=self.service.limits,
+            ids=self.ports.ids,
+            limits=self.ports.limits,
             user_metadata=request.user_metadata if request.HasField("user_metadata") else None,
             expected_current_run_id=current.run_id if current is not None else None,
         )
@@ -312,7 +312,7 @@ class _Turn:
     async def _refresh(self) -> None:
         """Record the ends of runs that closed without reporting it yet, or are gone, so that they block no start."""
         for each in policy.executions(self.data):
-            closed = await _closed(self.service, self.run.state.namespace_id, each)
+            closed = await _closed(self.ports, self.run.state.namespace_id, each)
             if closed is not None:
                 status, event = closed
                 policy.record_closed(self.data, each.workflow_id, each.run_id, status, event)
@@ -357,37 +357,37 @@ def _quoted(text: str) -> bytes:
 
 
 async def _closed(
-    service: History, namespace_id: str, execution: common_pb.WorkflowExecution
+    ports: HistoryPorts, namespace_id: str, execution: common_pb.WorkflowExecution
 ) -> tuple[wf_enums.WorkflowExecutionStatus.ValueType, history_pb.HistoryEvent | None] | None:
     """Return how the chain that began with that run ended; None while it is open. A deleted chain counts as ended."""
-    ending = await chains.ending(service.engine, namespace_id, execution.workflow_id, execution.run_id)
+    ending = await chains.ending(ports.engine, namespace_id, execution.workflow_id, execution.run_id)
     if ending is None:
         return None
     kind = et.EVENT_TYPE_UNSPECIFIED if ending.event is None else ending.event.event_type
     return _STATUS_OF.get(kind, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED), ending.event
 
 
-async def is_running(service: History, namespace_id: str, execution: common_pb.WorkflowExecution) -> bool:
+async def is_running(ports: HistoryPorts, namespace_id: str, execution: common_pb.WorkflowExecution) -> bool:
     """Return whether the chain that began with that run is open. Raise StorageError."""
-    return await _closed(service, namespace_id, execution) is None
+    return await _closed(ports, namespace_id, execution) is None
 
 
-async def fire(service: History, timer: TimerTask) -> None:
+async def fire(ports: HistoryPorts, timer: TimerTask) -> None:
     """Fire the schedule's timer row, which may have been moved. Raise StorageError."""
-    if service.clock.now_ns() < timer.fire_at_ns:
+    if ports.clock.now_ns() < timer.fire_at_ns:
         return
     try:
-        data = await work(service, timer.key)
+        data = await work(ports, timer.key)
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
     else:
         if data.timer_row_ns == timer.fire_at_ns:
             return
-    await service.store.delete_timer(timer)
+    await ports.store.delete_timer(timer)
 
 
-async def action_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def action_closed(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Record in the schedule how a run that it started ended. Raise StorageError."""
     event = data.close_event
     status = _STATUS_OF.get(event.event_type, wf_enums.WORKFLOW_EXECUTION_STATUS_UNSPECIFIED)
@@ -397,10 +397,10 @@ async def action_closed(service: History, change: Changes, task: TransferTask, d
 
     run = await change.current(data.target_namespace_id, data.target_workflow_id)
     if run is not None and run.is_open and run.state.schedule:
-        await _process(service, change, run, decide)
+        await _process(ports, change, run, decide)
 
 
-async def stop_action(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def stop_action(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Cancel or terminate a run that blocks the next one. Raise StorageError."""
     run = await change.current(data.target_namespace_id, data.target_workflow_id)
     if run is None or not run.is_open or run.state.first_run_id != data.target_run_id:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import ExecutionKey
 
 TOO_MANY_EXCLUSIONS = "the schedule calendar specification has too many exclusions. Please modify the specification."
@@ -45,12 +45,12 @@ TOO_MANY_EXCLUSIONS = "the schedule calendar specification has too many exclusio
 
 @handles(HistoryService.CreateSchedule)
 async def create_schedule(
-    service: History, request: service_pb.CreateScheduleRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.CreateScheduleRequest, context: CallContext
 ) -> service_pb.CreateScheduleResponse:
     """Create a schedule. Raise ALREADY_EXISTS when there is one of that id."""
     await _make_canonical(request.schedule)
     patch = request.initial_patch if request.HasField("initial_patch") else None
-    now_ns = service.clock.now_ns()
+    now_ns = ports.clock.now_ns()
     data = policy.create(request.schedule_id, request.schedule, patch, now_ns)
     if patch is not None:
         policy.check_room(data, patch)
@@ -63,14 +63,14 @@ async def create_schedule(
         driver.write(run, fresh, outlook)
 
     try:
-        _, run = await start(Start(service, _start_request(request), context, prepare))
+        _, run = await start(Start(ports, _start_request(request), context, prepare))
     except ServiceError as error:
         if error.code is not Code.ALREADY_EXISTS:
             raise
         raise already_started(f'schedule "{request.schedule_id}" is already registered', "", "") from None
     if run is not None and patch is not None:
         # It is part of the committed schedule already; this only makes it take effect at once.
-        await driver.work(service, run.key)
+        await driver.work(ports, run.key)
     return service_pb.CreateScheduleResponse(conflict_token=_token(1))
 
 
@@ -95,17 +95,17 @@ def _start_request(request: service_pb.CreateScheduleRequest) -> service_pb.Star
 
 @handles(HistoryService.DescribeSchedule)
 async def describe_schedule(
-    service: History, request: service_pb.DescribeScheduleRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DescribeScheduleRequest, context: CallContext
 ) -> service_pb.DescribeScheduleResponse:
     """Describe a schedule, and return its conflict token. Raise NOT_FOUND."""
-    key = await _key(service, request.schedule_id, context)
-    entry = await service.engine.read(key)
+    key = await _key(ports, request.schedule_id, context)
+    entry = await ports.engine.read(key)
     if not entry.state.schedule or entry.state.close_ns:
         raise not_found("schedule not found")
     data = nesting.parse(ScheduleData, entry.state.schedule)
     spec = policy.compiled(data, context.namespace_id)
     schedule, info = await driver.off_loop_if(spec, policy.describe, data, spec)
-    running = [each for each in info.running_workflows if await driver.is_running(service, context.namespace_id, each)]
+    running = [each for each in info.running_workflows if await driver.is_running(ports, context.namespace_id, each)]
     del info.running_workflows[len(running) :]
     for target, source in zip(info.running_workflows, running, strict=True):
         target.CopyFrom(source)
@@ -124,7 +124,7 @@ async def describe_schedule(
 
 @handles(HistoryService.UpdateSchedule)
 async def update_schedule(
-    service: History, request: service_pb.UpdateScheduleRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.UpdateScheduleRequest, context: CallContext
 ) -> service_pb.UpdateScheduleResponse:
     """Replace the schedule, and its search attributes and memo if they are given.
 
@@ -143,7 +143,7 @@ async def update_schedule(
         if request.HasField("memo"):
             _replace_memo(run, request.memo)
 
-    await driver.work(service, await _key(service, request.schedule_id, context), decide)
+    await driver.work(ports, await _key(ports, request.schedule_id, context), decide)
     return service_pb.UpdateScheduleResponse()
 
 
@@ -168,7 +168,7 @@ def _replace_memo(run: Run, memo: common_pb.Memo) -> None:
 
 @handles(HistoryService.PatchSchedule)
 async def patch_schedule(
-    service: History, request: service_pb.PatchScheduleRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.PatchScheduleRequest, context: CallContext
 ) -> service_pb.PatchScheduleResponse:
     """Trigger, backfill, pause or unpause the schedule.
 
@@ -181,13 +181,13 @@ async def patch_schedule(
         policy.check_room(data, request.patch)
         policy.patch(data, request.patch, run.now_ns)
 
-    await driver.work(service, await _key(service, request.schedule_id, context), decide)
+    await driver.work(ports, await _key(ports, request.schedule_id, context), decide)
     return service_pb.PatchScheduleResponse()
 
 
 @handles(HistoryService.DeleteSchedule)
 async def delete_schedule(
-    service: History, request: service_pb.DeleteScheduleRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DeleteScheduleRequest, context: CallContext
 ) -> service_pb.DeleteScheduleResponse:
     """Delete the schedule; the runs that it started continue. Raise NOT_FOUND."""
 
@@ -196,20 +196,20 @@ async def delete_schedule(
             raise not_found("workflow execution already completed")
         close.terminate(run, reason="terminated by DeleteSchedule", identity=request.identity)
 
-    await service.engine.change(context.namespace_id, driver.workflow_id_of(request.schedule_id), "", decide)
+    await ports.engine.change(context.namespace_id, driver.workflow_id_of(request.schedule_id), "", decide)
     return service_pb.DeleteScheduleResponse()
 
 
 @handles(HistoryService.ListScheduleMatchingTimes)
 async def list_schedule_matching_times(
-    service: History, request: service_pb.ListScheduleMatchingTimesRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.ListScheduleMatchingTimesRequest, context: CallContext
 ) -> service_pb.ListScheduleMatchingTimesResponse:
     """Return the schedule's times within a range, even of a closed schedule.
 
     Raise NOT_FOUND, or INVALID_ARGUMENT without a range, for an unreadable spec, or with too many exclusions.
     """
-    key = await _key(service, request.schedule_id, context)
-    entry = await service.engine.read(key)
+    key = await _key(ports, request.schedule_id, context)
+    entry = await ports.engine.read(key)
     if not entry.state.schedule:
         raise not_found("schedule not found")
     if not (request.HasField("start_time") and request.HasField("end_time")):
@@ -239,8 +239,8 @@ async def _make_canonical(schedule: schedule_pb.Schedule) -> None:
         raise invalid_argument(f"Invalid schedule spec: {error}") from None
 
 
-async def _key(service: History, schedule_id: str, context: CallContext) -> ExecutionKey:
-    return await service.engine.resolve(context.namespace_id, driver.workflow_id_of(schedule_id))
+async def _key(ports: HistoryPorts, schedule_id: str, context: CallContext) -> ExecutionKey:
+    return await ports.engine.resolve(context.namespace_id, driver.workflow_id_of(schedule_id))
 
 
 def _token(number: int) -> bytes:

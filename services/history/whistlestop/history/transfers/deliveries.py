@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from whistlestop.history.engine.changes import Changes
     from whistlestop.history.engine.engine import Engine
     from whistlestop.history.nexus.deliveries import Rest
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import CurrentExecution, TransferTask
 
 MAX_RESETS = 20
@@ -42,25 +42,25 @@ MAX_RESETS = 20
 HISTORY_SERVICE = "history-service"
 
 
-async def deliver(service: History, task: TransferTask) -> Rest | None:
+async def deliver(ports: HistoryPorts, task: TransferTask) -> Rest | None:
     """Deliver one transfer task, except for a remaining part that calls another server and is returned.
 
     Raise ServiceError or StorageError when the delivery has to be retried; so does the remaining part.
     """
     if task.kind == push.KIND:
-        await service.push.deliver(task)
+        await ports.push.deliver(task)
         return None
     data = nesting.parse(TransferData, task.data)
     if task.kind in nexus_deliveries.KINDS:
-        return await nexus_deliveries.deliver(service, task, data)
+        return await nexus_deliveries.deliver(ports, task, data)
     if task.kind == core_worker_commands.KIND:
-        await worker_commands.deliver(service, task, data)
+        await worker_commands.deliver(ports, task, data)
         return None
 
     async def attempt(change: Changes) -> None:
-        await _KINDS[task.kind](service, change, task, data)
+        await _KINDS[task.kind](ports, change, task, data)
 
-    await changes.change_together(service.engine, attempt, workflow_id=data.target_workflow_id, done=task)
+    await changes.change_together(ports.engine, attempt, workflow_id=data.target_workflow_id, done=task)
     return None
 
 
@@ -71,19 +71,19 @@ async def _initiated(change: Changes, sender: Run, data: TransferData) -> histor
 # ---- children -------------------------------------------------------------------------------------------------------
 
 
-async def _start_child(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def _start_child(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Start the child: its first commit and the parent's started event are one transaction."""
     parent = await change.get(task.key)
     child = parent.state.children.get(data.initiated_event_id) if parent is not None and parent.is_open else None
     if parent is None or child is None or child.started_event_id:
         return
     initiated = await _initiated(change, parent, data)
-    if await _is_for_a_deleted_namespace(service, task, data):
+    if await _is_for_a_deleted_namespace(ports, task, data):
         cause = fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
         children.record_start_failed(parent, initiated, cause)
         return
     old: Run | None = None
-    current = await service.store.get_current(data.target_namespace_id, data.target_workflow_id)
+    current = await ports.store.get_current(data.target_namespace_id, data.target_workflow_id)
     if current is not None:
         if current.create_request_id == child.request_id:
             children.record_started(parent, initiated, current.run_id)
@@ -97,9 +97,9 @@ async def _start_child(service: History, change: Changes, task: TransferTask, da
                 parent, initiated, fc.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
             )
             return
-    deployments = await service.engine.deployments.cached(task.key.namespace_id)
+    deployments = await ports.engine.deployments.cached(task.key.namespace_id)
     expected = None if current is None else current.run_id
-    run = _new_child(service, parent, initiated, child.request_id, expected, deployments)
+    run = _new_child(ports, parent, initiated, child.request_id, expected, deployments)
     if old is not None:
         close.terminate_for(old, run.key.run_id)
     if old is not parent:
@@ -107,11 +107,11 @@ async def _start_child(service: History, change: Changes, task: TransferTask, da
     change.add(run)
 
 
-async def _is_for_a_deleted_namespace(service: History, task: TransferTask, data: TransferData) -> bool:
+async def _is_for_a_deleted_namespace(ports: HistoryPorts, task: TransferTask, data: TransferData) -> bool:
     """Return whether the child would be created in another namespace that has been deleted since."""
     if data.target_namespace_id == task.key.namespace_id:
         return False
-    namespace = await service.namespaces.by_id(data.target_namespace_id)
+    namespace = await ports.namespaces.by_id(data.target_namespace_id)
     return namespace is None or namespace.state == namespace_enums.NAMESPACE_STATE_DELETED
 
 
@@ -137,31 +137,31 @@ def _may_follow(current: CurrentExecution, initiated: history_pb.HistoryEvent) -
 
 
 def _new_child(
-    service: History,
+    ports: HistoryPorts,
     parent: Run,
     initiated: history_pb.HistoryEvent,
     request_id: str,
     expected: str | None,
     deployments: NamespaceDeployments,
 ) -> Run:
-    now_ns = service.clock.now_ns()
+    now_ns = ports.clock.now_ns()
     attributes = initiated.start_child_workflow_execution_initiated_event_attributes
     run = core_start.new_run(
         children.started_attributes(
             parent.state,
             initiated,
             now_ns=now_ns,
-            limits=service.limits.of(attributes.namespace),
+            limits=ports.limits.of(attributes.namespace),
             deployments=deployments,
         ),
         namespace_id=attributes.namespace_id,
         namespace=attributes.namespace,
         workflow_id=attributes.workflow_id,
-        run_id=service.ids.uuid(),
+        run_id=ports.ids.uuid(),
         request_id=request_id,
         now_ns=now_ns,
-        ids=service.ids,
-        limits=service.limits,
+        ids=ports.ids,
+        limits=ports.limits,
         user_metadata=initiated.user_metadata if initiated.HasField("user_metadata") else None,
         expected_current_run_id=expected,
     )
@@ -197,10 +197,10 @@ async def _state_of(engine: Engine, key: ExecutionKey) -> MutableState | None:
     return None if entry is None else entry.state
 
 
-async def _child_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def _child_closed(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Record in the parent's history how its child ended."""
     key = ExecutionKey(data.target_namespace_id, data.target_workflow_id, data.target_run_id)
-    parent = await change.get(await _after_resets(service.engine, key))
+    parent = await change.get(await _after_resets(ports.engine, key))
     if parent is None:
         return
     if not parent.is_open and parent.state.reset_run_id:
@@ -217,7 +217,7 @@ def _is_that_child(child: Child, task: TransferTask, data: TransferData) -> bool
     return not (child.run_id and data.request_id) or child.run_id == data.request_id
 
 
-async def _parent_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def _parent_closed(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     """Apply the parent close policy to the current run of a child's chain."""
     from whistlestop.history.core.workflow import cancel
 
@@ -277,7 +277,7 @@ async def _target(change: Changes, task: TransferTask, data: TransferData) -> Ru
     return await change.get(key)
 
 
-async def _signal_external(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def _signal_external(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
         a = initiated.signal_external_workflow_execution_initiated_event_attributes
         from whistlestop.history.core.signal import decide as signal
@@ -294,7 +294,7 @@ async def _signal_external(service: History, change: Changes, task: TransferTask
     await _to_other(change, task, data, apply, fail)
 
 
-async def _cancel_external(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def _cancel_external(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     def apply(sender: Run, target: Run, initiated: history_pb.HistoryEvent) -> None:
         a = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
         from whistlestop.history.core.workflow import cancel
@@ -312,19 +312,19 @@ async def _cancel_external(service: History, change: Changes, task: TransferTask
 # ---- schedules ------------------------------------------------------------------------------------------------------
 
 
-async def _schedule_action_closed(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def _schedule_action_closed(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     from whistlestop.history.schedule import driver
 
-    await driver.action_closed(service, change, task, data)
+    await driver.action_closed(ports, change, task, data)
 
 
-async def _stop_schedule_action(service: History, change: Changes, task: TransferTask, data: TransferData) -> None:
+async def _stop_schedule_action(ports: HistoryPorts, change: Changes, task: TransferTask, data: TransferData) -> None:
     from whistlestop.history.schedule import driver
 
-    await driver.stop_action(service, change, task, data)
+    await driver.stop_action(ports, change, task, data)
 
 
-_KINDS: dict[str, Callable[[History, Changes, TransferTask, TransferData], Awaitable[None]]] = {
+_KINDS: dict[str, Callable[[HistoryPorts, Changes, TransferTask, TransferData], Awaitable[None]]] = {
     "start_child": _start_child,
     "child_closed": _child_closed,
     "parent_closed": _parent_closed,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import TransferTask
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, Refused) or (isinstance(error, ServiceError) and error.code is Code.INVALID_ARGUMENT)
 
 
-async def give_up(service: History, task: TransferTask, error: Exception) -> None:
+async def give_up(ports: HistoryPorts, task: TransferTask, error: Exception) -> None:
     """Notify the sender, if it waits for an answer, and delete the row. Raise as a delivery does."""
     _log.error(
         "transfer task %s of workflow %s, run %s can never be delivered (%s): it ends as failed",
@@ -51,12 +51,12 @@ async def give_up(service: History, task: TransferTask, error: Exception) -> Non
     data = TransferData.FromString(task.data) if task.kind in _ANSWERED else TransferData()
     try:
         attempt = partial(_answer, task=task, data=data, why=str(error))
-        await changes.change_together(service.engine, attempt, workflow_id=task.key.workflow_id, done=task)
+        await changes.change_together(ports.engine, attempt, workflow_id=task.key.workflow_id, done=task)
     except (Refused, ServiceError) as second:
         if not is_final(second):
             raise
         _log.exception("the failed task's sender %s/%s can't be notified either", task.key.workflow_id, task.key.run_id)
-        await service.store.delete_transfer_task(task)
+        await ports.store.delete_transfer_task(task)
 
 
 async def _answer(change: Changes, task: TransferTask, data: TransferData, why: str) -> None:

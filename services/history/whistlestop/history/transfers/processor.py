@@ -19,8 +19,8 @@ from whistlestop.common.errors import ServiceError
 from whistlestop.common.timing.backoff import backoff
 from whistlestop.history.engine.transient_errors import is_transient
 from whistlestop.history.nexus.deliveries import PutOff
-from whistlestop.history.transfers import deliveries, push
-from whistlestop.history.transfers import failed_deliveries as undeliverable
+from whistlestop.history.transfers import push
+from whistlestop.history.transfers.failed_deliveries import is_final
 from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
@@ -28,9 +28,11 @@ from whistlestop.storage.records import SLOTS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
+    from whistlestop.common.clock import Clock
     from whistlestop.history.nexus.deliveries import Rest
-    from whistlestop.history.service import History
+    from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionKey, TransferTask
+    from whistlestop.storage.set_aside import SetAside
 
 T = TypeVar("T")
 SWEEP_S = 60.0
@@ -53,8 +55,21 @@ def _row_of(task: TransferTask) -> tuple[str, ...]:
 class TransferProcessor:
     """Deliver transfer tasks: new ones right after their commit, others by sweeping the store."""
 
-    def __init__(self, service: History, postponed: Callable[[int], None] | None = None) -> None:
-        self._service = service
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        aside: SetAside,
+        deliver: Callable[[TransferTask], Awaitable[Rest | None]],
+        give_up: Callable[[TransferTask, Exception], Awaitable[None]],
+        postponed: Callable[[int], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._aside = aside
+        self._deliver = deliver
+        self._give_up = give_up
+        """Lets the task fail for its sender, and deletes it."""
         self._waiting: dict[ExecutionKey, deque[TransferTask]] = {}
         self._known: set[int] = set()
         self._put_off: set[int] = set()
@@ -64,7 +79,7 @@ class TransferProcessor:
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._external = asyncio.Semaphore(CONCURRENT)
         self._sweeper: asyncio.Task[None] | None = None
-        self._loop = Loop("transfers", service.clock)
+        self._loop = Loop("transfers", clock)
         self._spans: Sequence[tuple[int, int]] = EVERYTHING
         self._sweep_now = asyncio.Event()
         self._closing = False
@@ -136,8 +151,8 @@ class TransferProcessor:
         """Deliver a page of rows that have been due for `older_ns`; return how many there were. Raise StorageError."""
         found = 0
         for first, following in self._spans:
-            now_ns = self._service.clock.now_ns()
-            rows = await self._service.store.scan_transfer_tasks(first, following, now_ns - older_ns, limit - found)
+            now_ns = self._clock.now_ns()
+            rows = await self._store.scan_transfer_tasks(first, following, now_ns - older_ns, limit - found)
             self.notify(rows)
             found += len(rows)
             if found >= limit:
@@ -149,7 +164,7 @@ class TransferProcessor:
 
     async def _turn(self) -> None:
         """Sweep, and wait for the next time. If a sweep fails, the loop repeats it."""
-        clock = self._service.clock
+        clock = self._clock
         older_ns = 0 if self._sweep_now.is_set() else SWEPT_AGE_NS
         self._sweep_now.clear()
         try:
@@ -171,7 +186,7 @@ class TransferProcessor:
                 # Starting workers on demand may wait for another server, too, and its rows have a queue of their own.
                 async with self._external if task.kind == push.KIND else self._slots:
                     if not self._is_late():
-                        rest = await self._attempt(task, partial(deliveries.deliver, self._service, task))
+                        rest = await self._attempt(task, partial(self._deliver, task))
             finally:
                 queue.popleft()
                 if rest is None:
@@ -191,7 +206,7 @@ class TransferProcessor:
             self._known.discard(task.task_id)
 
     def _is_late(self) -> bool:
-        clock = self._service.clock
+        clock = self._clock
         if self._stop_ns is None or clock.steady_ns() < self._stop_ns:
             return False
         if self._postponed is not None:
@@ -200,13 +215,13 @@ class TransferProcessor:
 
     async def _attempt(self, task: TransferTask, part: Callable[[], Awaitable[T]]) -> T | None:
         """Run (a part of) a delivery, and schedule a retry if it fails."""
-        aside = self._service.aside
+        aside = self._aside
         try:
             done = await part()
         except PutOff as put_off:
             await self._postpone(task, put_off.until_ns)
         except (ServiceError, StorageError) as error:
-            if undeliverable.is_final(error) and await self._gave_up(task, error):
+            if is_final(error) and await self._gave_up(task, error):
                 return None
             if not is_transient(error):
                 await self._set_aside(task, error)
@@ -229,7 +244,7 @@ class TransferProcessor:
 
     async def _gave_up(self, task: TransferTask, reason: Exception) -> bool:
         try:
-            await undeliverable.give_up(self._service, task, reason)
+            await self._give_up(task, reason)
         except Exception as error:  # noqa: BLE001 - damaged data among them
             _log.warning("the sender of a transfer task could not be notified (%s); it is retried", error)
             return False
@@ -237,25 +252,25 @@ class TransferProcessor:
 
     async def _set_aside(self, task: TransferTask, error: BaseException) -> None:
         """Note that the row can't be processed, and retry it after a growing time."""
-        noted = await self._service.aside.note(TABLE, _row_of(task), error)
+        noted = await self._aside.note(TABLE, _row_of(task), error)
         try:
-            if task.kind != push.KIND and await self._service.store.get_execution(task.key) is None:
+            if task.kind != push.KIND and await self._store.get_execution(task.key) is None:
                 # It has failed as long as its run existed, and nobody can repair it now.
-                await self._service.store.delete_transfer_task(task)
-                await self._service.aside.forget(TABLE, _row_of(task))
+                await self._store.delete_transfer_task(task)
+                await self._aside.forget(TABLE, _row_of(task))
                 return
         except StorageError as failure:
             _log.warning("the run of a transfer task could not be read: %s", failure)
         await self._postpone(task, noted.next_ns)
 
     async def _postpone(self, task: TransferTask, until_ns: int = 0) -> None:
-        clock = self._service.clock
+        clock = self._clock
         delay_ns = backoff(FIRST_RETRY_NS, task.attempt + 1, MOST_RETRY_NS)
         if until_ns:
             delay_ns = max(until_ns - clock.now_ns(), 0)
         visible_at_ns = clock.now_ns() + delay_ns
         try:
-            await self._service.store.postpone_transfer_task(task, visible_at_ns, task.attempt + 1)
+            await self._store.postpone_transfer_task(task, visible_at_ns, task.attempt + 1)
         except StorageError as error:
             _log.warning("a transfer task could not be postponed (%s); the next sweep finds it", error)
             return
@@ -271,7 +286,7 @@ class TransferProcessor:
 
     async def _retry_after(self, delay_s: float, task: TransferTask) -> None:
         try:
-            await self._service.clock.sleep(delay_s)
+            await self._clock.sleep(delay_s)
         finally:
             self._put_off.discard(task.task_id)
         self.notify((task,))

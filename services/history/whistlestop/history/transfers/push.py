@@ -21,7 +21,6 @@ from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
 from whistlestop.common.proto.deployment_pb2 import PushWorkersRequest, PushWorkersResponse
 from whistlestop.common.proto.internal_pb2 import HasPollerRequest, HasPollerResponse, ResetStickyTaskRequest
-from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import (
     Version,
     is_versioned,
@@ -38,8 +37,12 @@ if TYPE_CHECKING:
 
     from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
+    from whistlestop.common.rpcs.history_service import HistoryService
+    from whistlestop.common.rpcs.matching_service import MatchingService
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.engine.engine import Engine
+    from whistlestop.history.transfers.processor import TransferProcessor
+    from whistlestop.storage.namespaces import NamespaceCache
     from whistlestop.storage.records import MatchingTask
 
 KIND = "push"
@@ -102,8 +105,20 @@ def _version_of(key: ExecutionKey) -> Version:
 class Pushes:
     """Deliver the transfer tasks and fire the timer rows."""
 
-    def __init__(self, service: History) -> None:
-        self._service = service
+    def __init__(
+        self,
+        engine: Engine,
+        matching: MatchingService,
+        history: HistoryService,
+        namespaces: NamespaceCache,
+        transfers: TransferProcessor,
+    ) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._matching = matching
+        self._history = history
+        self._namespaces = namespaces
+        self._transfers = transfers
         self._handled: set[int] = set()
         """Ids of transfer tasks that were delivered with another one and are still queued."""
         self._armed: dict[ExecutionKey, int] = {}
@@ -114,11 +129,10 @@ class Pushes:
 
         Failures are logged.
         """
-        engine = self._service.engine
         versioned = [task for task in tasks if is_versioned(task.key.task_queue)]
         for namespace_id in {task.key.namespace_id for task in versioned}:
-            deployments = await engine.deployments.cached(namespace_id)
-            self._service.transfers.notify(rows_for(versioned, deployments, engine.ids, engine.clock.now_ns()))
+            deployments = await self._engine.deployments.cached(namespace_id)
+            self._transfers.notify(rows_for(versioned, deployments, self._engine.ids, self._engine.clock.now_ns()))
 
     def check(self, namespace_id: str, deployments: NamespaceDeployments, queues: Iterable[tuple[str, int]]) -> None:
         """Start workers of the versions that serve these queues for tasks that wait there already."""
@@ -128,9 +142,8 @@ class Pushes:
                 version = info.deployment_version
                 if pushed_version(deployments, versioned_queue(name, version), kind) is not None:
                     versions[version_string(version)] = version
-        engine = self._service.engine
         keys = [_key_of(namespace_id, version) for version in versions.values()]
-        self._service.transfers.notify([_row(key, engine.ids, engine.clock.now_ns()) for key in keys])
+        self._transfers.notify([_row(key, self._engine.ids, self._engine.clock.now_ns()) for key in keys])
 
     async def deliver(self, task: TransferTask) -> None:
         """Notify matching of the task's version, once for all transfer tasks that are queued for it.
@@ -143,28 +156,27 @@ class Pushes:
         if task.task_id in self._handled:
             self._handled.discard(task.task_id)
             return
-        line = self._service.transfers.line(task.key)
+        line = self._transfers.line(task.key)
         again_ns = await self._push(task.key, again=task.attempt > 0)
         if again_ns:
             await self._arm(task.key, again_ns)
         for each in line or (task,):
-            await self._service.store.delete_transfer_task(each)
+            await self._store.delete_transfer_task(each)
             if each.task_id != task.task_id:
                 self._handled.add(each.task_id)
 
     async def _check_sticky(self, task: TransferTask) -> None:
         """Move the task to the version's queue if nobody polls the sticky queue; that starts a worker."""
-        service = self._service
         context = CallContext(namespace_id=task.key.namespace_id)
         asked = HasPollerRequest(task_queue=task.key.workflow_id.removeprefix(_STICKY_PREFIX))
-        answer = decoded(await service.matching.HasPoller(asked, context), HasPollerResponse)
+        answer = decoded(await self._matching.HasPoller(asked, context), HasPollerResponse)
         if not answer.has_poller:
             try:
-                await HistoryService(service).ResetStickyTask(ResetStickyTaskRequest.FromString(task.data), context)
+                await self._history.ResetStickyTask(ResetStickyTaskRequest.FromString(task.data), context)
             except ServiceError as error:
                 if error.code is not Code.NOT_FOUND:
                     raise
-        await service.store.delete_transfer_task(task)
+        await self._store.delete_transfer_task(task)
 
     async def fire(self, timer: TimerTask) -> None:
         """Check again whether the timer's version lacks workers; set the next check, or delete the timer.
@@ -176,26 +188,24 @@ class Pushes:
             await self._arm(timer.key, again_ns)
         else:
             self._armed.pop(timer.key, None)
-            await self._service.store.delete_timer(timer)
+            await self._store.delete_timer(timer)
 
     async def _push(self, key: ExecutionKey, *, again: bool) -> int:
-        service = self._service
-        namespace = await service.namespaces.by_id(key.namespace_id)
+        namespace = await self._namespaces.by_id(key.namespace_id)
         if namespace is None:
             return 0
         context = CallContext(
-            deadline_ns=service.transfers.stop_ns, namespace_id=key.namespace_id, namespace=namespace.name
+            deadline_ns=self._transfers.stop_ns, namespace_id=key.namespace_id, namespace=namespace.name
         )
         request = PushWorkersRequest(version=_version_of(key), again=again)
-        return decoded(await service.matching.PushWorkers(request, context), PushWorkersResponse).again_ns
+        return decoded(await self._matching.PushWorkers(request, context), PushWorkersResponse).again_ns
 
     async def _arm(self, key: ExecutionKey, at_ns: int) -> None:
-        engine = self._service.engine
-        if engine.exclusive and engine.clock.now_ns() < self._armed.get(key, 0) <= at_ns:
+        if self._engine.exclusive and self._engine.clock.now_ns() < self._armed.get(key, 0) <= at_ns:
             return  # An earlier check sees the same, and sets the next. No other process can have changed its row.
         timer = TimerTask(KIND, slot_of(key.namespace_id, key.workflow_id), key, at_ns)
-        await self._service.store.put_timer(timer)
+        await self._store.put_timer(timer)
         if len(self._armed) >= _REMEMBERED:
             self._armed.clear()
         self._armed[key] = at_ns
-        engine.effects.timer(timer)
+        self._engine.effects.timer(timer)

@@ -29,7 +29,7 @@ from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord,
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import TransferData
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import TransferTask
 
 SERVICE = "temporal.api.nexusservices.workerservice.v1.WorkerService"
@@ -39,33 +39,33 @@ MOST_ATTEMPTS = 3
 _log = logging.getLogger(__name__)
 
 
-async def deliver(service: History, task: TransferTask, data: TransferData) -> None:
+async def deliver(ports: HistoryPorts, task: TransferTask, data: TransferData) -> None:
     """Make the request, or check its outcome. Raise PutOff while it is not finished."""
     queue = data.control_task_queue
     row = TaskKey(task.key.namespace_id, queue, TASK_TYPE_NEXUS, DEFAULT_PRIORITY, task.task_id)
-    now_ns = service.wall.now_ns()
-    made = await service.store.get_query(data.request_id)
+    now_ns = ports.wall.now_ns()
+    made = await ports.store.get_query(data.request_id)
     if made is not None:
         if made.answer is None and made.expires_ns - KEEP_NS > now_ns:
             # Never longer than a request takes: the wall clock may have been set back since it was made.
             left_ns = min(made.expires_ns - KEEP_NS - now_ns, TIMEOUT_NS)
-            raise PutOff(service.clock.now_ns() + left_ns)
-        await service.store.delete_query(data.request_id)
-        await service.store.delete_tasks((row,))
+            raise PutOff(ports.clock.now_ns() + left_ns)
+        await ports.store.delete_query(data.request_id)
+        await ports.store.delete_tasks((row,))
     answered = made is not None and made.answer is not None and _is_over(task, queue, made.answer)
-    if answered or task.attempt >= MOST_ATTEMPTS or not _can_be_polled(queue, service.limits.id_length):
+    if answered or task.attempt >= MOST_ATTEMPTS or not _can_be_polled(queue, ports.limits.id_length):
         if not answered:
             _log.info("commands for the control queue %s were dropped: no worker took them", queue)
-        await service.store.delete_transfer_task(task)
+        await ports.store.delete_transfer_task(task)
         return
-    deadline_ns = now_ns + TIMEOUT_NS - service.limits.nexus_answer_margin_ns
+    deadline_ns = now_ns + TIMEOUT_NS - ports.limits.nexus_answer_margin_ns
     record = QueryRecord(
         data.request_id, ExecutionKey(task.key.namespace_id, "", ""), _request(data), False, deadline_ns + KEEP_NS
     )
     offer = MatchingTask(row, "", "", 0, 0, now_ns, query_id=data.request_id)
-    await service.store.put_query(record, offer)
-    service.engine.tasks_written((offer,))
-    raise PutOff(service.clock.now_ns() + TIMEOUT_NS)
+    await ports.store.put_query(record, offer)
+    ports.engine.tasks_written((offer,))
+    raise PutOff(ports.clock.now_ns() + TIMEOUT_NS)
 
 
 def _request(data: TransferData) -> bytes:

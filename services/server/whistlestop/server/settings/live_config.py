@@ -104,7 +104,7 @@ def _changes(before: DynamicConfig, after: DynamicConfig) -> list[str]:
 def reconfigure(services: Services, dynamic: DynamicConfig) -> None:
     """Apply `dynamic` to the services of this process; settings that it does not name get their defaults."""
     if services.history is not None:
-        _renew(services.history.limits, dynamic, LIMIT_KEYS)
+        _renew(services.history.ports.limits, dynamic, LIMIT_KEYS)
     if services.matching is not None:
         _renew(services.matching.config, dynamic, MATCHING_KEYS)
     _renew(services.frontend.ports.config, dynamic, FRONTEND_KEYS)

@@ -34,7 +34,7 @@ from whistlestop.history.nexus import callback_order
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 OPTION_FIELDS = (
     "task_queue", "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout",
@@ -54,7 +54,7 @@ ACTIVITIES = Standalone(
 
 @handles(HistoryService.StartActivityExecution)
 async def start_activity_execution(
-    service: History, request: service_pb.StartActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.StartActivityExecutionRequest, context: CallContext
 ) -> service_pb.StartActivityExecutionResponse:
     """Start a standalone activity, or answer as the id policies say when its id is in use.
 
@@ -70,7 +70,7 @@ async def start_activity_execution(
         core.begin(run, request.activity_id, options)
 
     try:
-        reply, run = await start(Start(service, _start_request(request), context, prepare))
+        reply, run = await start(Start(ports, _start_request(request), context, prepare))
     except ServiceError as error:
         text, kind = "activity execution already started", details_pb.ActivityExecutionAlreadyStartedFailure
         raise already_started(error, text, kind) from None
@@ -79,7 +79,7 @@ async def start_activity_execution(
         def attach(run: Run) -> None:
             core.attach_links(run, request.links, request.request_id)
 
-        await ACTIVITIES.change(service, context.namespace_id, request.activity_id, reply.run_id, attach)
+        await ACTIVITIES.change(ports, context.namespace_id, request.activity_id, reply.run_id, attach)
     answer = service_pb.StartActivityExecutionResponse(run_id=reply.run_id, started=run is not None)
     link = answer.link.activity
     link.namespace, link.activity_id, link.run_id = context.namespace, request.activity_id, reply.run_id
@@ -110,22 +110,22 @@ def _start_request(request: service_pb.StartActivityExecutionRequest) -> service
 
 @handles(HistoryService.DescribeActivityExecution)
 async def describe_activity_execution(
-    service: History, request: service_pb.DescribeActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DescribeActivityExecutionRequest, context: CallContext
 ) -> service_pb.DescribeActivityExecutionResponse:
     """Describe the activity; with the token of an earlier answer, wait until something has changed.
 
     Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
     """
-    key = await ACTIVITIES.key(service, request, context)
-    entry = await ACTIVITIES.read_or_wait(service, context, key, request.long_poll_token)
+    key = await ACTIVITIES.key(ports, request, context)
+    entry = await ACTIVITIES.read_or_wait(ports, context, key, request.long_poll_token)
     if entry is None:
         return service_pb.DescribeActivityExecutionResponse()
-    first = await histories.read_event(service.engine, entry, 1, 1)
+    first = await histories.read_event(ports.engine, entry, 1, 1)
     state = entry.state
     reply = service_pb.DescribeActivityExecutionResponse(
         run_id=state.run_id,
         info=describe.info(
-            state, first, service.clock.now_ns(),
+            state, first, ports.clock.now_ns(),
             with_heartbeat_details=request.include_heartbeat_details, with_last_failure=request.include_last_failure,
         ),
         long_poll_token=long_poll_token(entry),
@@ -142,16 +142,14 @@ async def describe_activity_execution(
 
 @handles(HistoryService.PollActivityExecution)
 async def poll_activity_execution(
-    service: History, request: service_pb.PollActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.PollActivityExecutionRequest, context: CallContext
 ) -> service_pb.PollActivityExecutionResponse:
     """Return the activity's outcome as soon as it has one; an empty reply at the deadline. Raise NOT_FOUND."""
-    key = await ACTIVITIES.key(service, request, context)
-    entry = await ACTIVITIES.wait(
-        service, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL
-    )
+    key = await ACTIVITIES.key(ports, request, context)
+    entry = await ACTIVITIES.wait(ports, context, key, lambda entry: entry.state.activity_execution.status in TERMINAL)
     if entry is None:
         return service_pb.PollActivityExecutionResponse()
-    await callback_order.called(service, entry, ACTIVITIES.deadline(service, context))
+    await callback_order.called(ports, entry, ACTIVITIES.deadline(ports, context))
     outcome = describe.outcome(entry.state.activity_execution)
     return service_pb.PollActivityExecutionResponse(run_id=entry.state.run_id, outcome=outcome)
 
@@ -161,32 +159,32 @@ async def poll_activity_execution(
 
 @handles(HistoryService.RequestCancelActivityExecution)
 async def request_cancel_activity_execution(
-    service: History, request: service_pb.RequestCancelActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RequestCancelActivityExecutionRequest, context: CallContext
 ) -> service_pb.RequestCancelActivityExecutionResponse:
     """Request the activity's cancellation. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over or being cancelled."""
 
     def decide(run: Run) -> None:
         core.request_cancel(run, reason=request.reason, identity=request.identity, request_id=request.request_id)
 
-    await ACTIVITIES.change_named(service, request, context, decide)
+    await ACTIVITIES.change_named(ports, request, context, decide)
     return service_pb.RequestCancelActivityExecutionResponse()
 
 
 @handles(HistoryService.TerminateActivityExecution)
 async def terminate_activity_execution(
-    service: History, request: service_pb.TerminateActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.TerminateActivityExecutionRequest, context: CallContext
 ) -> service_pb.TerminateActivityExecutionResponse:
     """Terminate the activity at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
-    await ACTIVITIES.terminate(service, request, context)
+    await ACTIVITIES.terminate(ports, request, context)
     return service_pb.TerminateActivityExecutionResponse()
 
 
 @handles(HistoryService.DeleteActivityExecution)
 async def delete_activity_execution(
-    service: History, request: service_pb.DeleteActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DeleteActivityExecutionRequest, context: CallContext
 ) -> service_pb.DeleteActivityExecutionResponse:
     """Terminate the activity if it is open, and delete everything stored of it. Raise NOT_FOUND."""
-    await ACTIVITIES.delete(service, request, context)
+    await ACTIVITIES.delete(ports, request, context)
     return service_pb.DeleteActivityExecutionResponse()
 
 
@@ -213,48 +211,48 @@ def _of_workflow(request: Any, kind: type[Any], *fields: str) -> Any:
 
 @handles(HistoryService.PauseActivityExecution)
 async def pause_activity_execution(
-    service: History, request: service_pb.PauseActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.PauseActivityExecutionRequest, context: CallContext
 ) -> service_pb.PauseActivityExecutionResponse:
     """Pause the activity, which may be a workflow's. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         older = _of_workflow(request, service_pb.PauseActivityRequest, "reason", "request_id")
-        await pause_activity(service, older, context)
+        await pause_activity(ports, older, context)
     else:
 
         def decide(run: Run) -> None:
             operations.pause(run, request_id=request.request_id)
 
-        await ACTIVITIES.change_named(service, request, context, decide)
+        await ACTIVITIES.change_named(ports, request, context, decide)
     return service_pb.PauseActivityExecutionResponse()
 
 
 @handles(HistoryService.UnpauseActivityExecution)
 async def unpause_activity_execution(
-    service: History, request: service_pb.UnpauseActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.UnpauseActivityExecutionRequest, context: CallContext
 ) -> service_pb.UnpauseActivityExecutionResponse:
     """Unpause the activity, which may be a workflow's. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
-        await unpause_activity(service, _of_workflow(request, service_pb.UnpauseActivityRequest, "jitter"), context)
+        await unpause_activity(ports, _of_workflow(request, service_pb.UnpauseActivityRequest, "jitter"), context)
     else:
-        drawn_ns = jitter_ns(service, request)
+        drawn_ns = jitter_ns(ports, request)
 
         def decide(run: Run) -> None:
             operations.unpause(run, request_id=request.request_id, jitter_ns=drawn_ns)
 
-        await ACTIVITIES.change_named(service, request, context, decide)
+        await ACTIVITIES.change_named(ports, request, context, decide)
     return service_pb.UnpauseActivityExecutionResponse()
 
 
 @handles(HistoryService.ResetActivityExecution)
 async def reset_activity_execution(
-    service: History, request: service_pb.ResetActivityExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.ResetActivityExecutionRequest, context: CallContext
 ) -> service_pb.ResetActivityExecutionResponse:
     """Reset the activity, which may be a workflow's, to its first attempt. Raise NOT_FOUND or FAILED_PRECONDITION."""
     if request.workflow_id:
         fields = ("reset_heartbeat", "keep_paused", "restore_original_options", "jitter")
-        await reset_activity(service, _of_workflow(request, service_pb.ResetActivityRequest, *fields), context)
+        await reset_activity(ports, _of_workflow(request, service_pb.ResetActivityRequest, *fields), context)
     else:
-        drawn_ns = jitter_ns(service, request)
+        drawn_ns = jitter_ns(ports, request)
 
         def decide(run: Run) -> None:
             operations.reset(
@@ -266,13 +264,13 @@ async def reset_activity_execution(
                 jitter_ns=drawn_ns,
             )
 
-        await ACTIVITIES.change_named(service, request, context, decide)
+        await ACTIVITIES.change_named(ports, request, context, decide)
     return service_pb.ResetActivityExecutionResponse()
 
 
 @handles(HistoryService.UpdateActivityExecutionOptions)
 async def update_activity_execution_options(
-    service: History, request: service_pb.UpdateActivityExecutionOptionsRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.UpdateActivityExecutionOptionsRequest, context: CallContext
 ) -> service_pb.UpdateActivityExecutionOptionsResponse:
     """Change the activity's options, or restore the original ones; return the result.
 
@@ -281,7 +279,7 @@ async def update_activity_execution_options(
     if request.workflow_id:
         fields = ("activity_options", "update_mask", "restore_original")
         older = _of_workflow(request, service_pb.UpdateActivityOptionsRequest, *fields)
-        reply: Any = await update_activity_options(service, older, context)
+        reply: Any = await update_activity_options(ports, older, context)
         return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=reply.activity_options)
 
     def decide(run: Run) -> activity_pb.ActivityOptions:
@@ -293,5 +291,5 @@ async def update_activity_execution_options(
             restore=request.restore_original,
         )
 
-    options = await ACTIVITIES.change_named(service, request, context, decide)
+    options = await ACTIVITIES.change_named(ports, request, context, decide)
     return service_pb.UpdateActivityExecutionOptionsResponse(activity_options=options)

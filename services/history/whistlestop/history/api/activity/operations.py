@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import Activity
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 
 def _check(request: Any) -> None:
@@ -50,17 +50,17 @@ def _selected(run: Run, request: Any) -> list[Activity]:
     )
 
 
-def jitter_ns(service: History, request: Any) -> int:
+def jitter_ns(ports: HistoryPorts, request: Any) -> int:
     """Return a random part of the request's jitter, in nanoseconds. It is drawn here, because the core may not."""
     span_ns = duration_ns(request.jitter)
-    return int(service.ids.uuid().replace("-", "")[-15:], 16) % span_ns if span_ns > 0 else 0
+    return int(ports.ids.uuid().replace("-", "")[-15:], 16) % span_ns if span_ns > 0 else 0
 
 
 async def _originals(
-    service: History, request: Any, context: CallContext
+    ports: HistoryPorts, request: Any, context: CallContext
 ) -> dict[int, history_pb.ActivityTaskScheduledEventAttributes]:
     """Return the scheduled events of the run's pending activities, by event id, with the original options."""
-    engine = service.engine
+    engine = ports.engine
     entry = await engine.find(context.namespace_id, request.execution.workflow_id, request.execution.run_id)
     found = {}
     for activity in entry.state.activities.values():
@@ -73,11 +73,11 @@ async def _originals(
 
 @handles(HistoryService.PauseActivity)
 async def pause_activity(
-    service: History, request: service_pb.PauseActivityRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.PauseActivityRequest, context: CallContext
 ) -> service_pb.PauseActivityResponse:
     """Pause the selected activities. Raise INVALID_ARGUMENT, NOT_FOUND when there are none, or FAILED_PRECONDITION."""
     _check(request)
-    await service.engine.change(
+    await ports.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -94,12 +94,12 @@ async def pause_activity(
 
 @handles(HistoryService.UnpauseActivity)
 async def unpause_activity(
-    service: History, request: service_pb.UnpauseActivityRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.UnpauseActivityRequest, context: CallContext
 ) -> service_pb.UnpauseActivityResponse:
     """Unpause the selected activities. Raise INVALID_ARGUMENT, or NOT_FOUND when there are none."""
     _check(request)
-    drawn_ns = jitter_ns(service, request)
-    await service.engine.change(
+    drawn_ns = jitter_ns(ports, request)
+    await ports.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -116,16 +116,16 @@ async def unpause_activity(
 
 @handles(HistoryService.ResetActivity)
 async def reset_activity(
-    service: History, request: service_pb.ResetActivityRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.ResetActivityRequest, context: CallContext
 ) -> service_pb.ResetActivityResponse:
     """Reset the selected activities to their first attempts.
 
     Raise INVALID_ARGUMENT, or NOT_FOUND when there are none.
     """
     _check(request)
-    drawn_ns = jitter_ns(service, request)
-    originals = await _originals(service, request, context) if request.restore_original_options else None
-    await service.engine.change(
+    drawn_ns = jitter_ns(ports, request)
+    originals = await _originals(ports, request, context) if request.restore_original_options else None
+    await ports.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -143,7 +143,7 @@ async def reset_activity(
 
 @handles(HistoryService.UpdateActivityOptions)
 async def update_activity_options(
-    service: History, request: service_pb.UpdateActivityOptionsRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.UpdateActivityOptionsRequest, context: CallContext
 ) -> service_pb.UpdateActivityOptionsResponse:
     """Change the options of the selected activities, or restore the original ones; return the result.
 
@@ -157,7 +157,7 @@ async def update_activity_options(
             raise invalid_argument("ActivityOptions are not provided")
         if not request.HasField("update_mask"):
             raise invalid_argument("UpdateMask is not provided")
-    originals = await _originals(service, request, context) if request.restore_original else {}
+    originals = await _originals(ports, request, context) if request.restore_original else {}
 
     def decide(run: Run) -> service_pb.UpdateActivityOptionsResponse:
         activities = _selected(run, request)
@@ -168,7 +168,7 @@ async def update_activity_options(
         )
         return service_pb.UpdateActivityOptionsResponse(activity_options=options)
 
-    _, reply = await service.engine.change(
+    _, reply = await ports.engine.change(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     return reply

@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from whistlestop.common.proto import internal_pb2
     from whistlestop.history.core.state_pb2 import Activity
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 T = TypeVar("T")
 
 
 @handles(HistoryService.RecordActivityTaskStarted)
 async def record_activity_task_started(
-    service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
+    ports: HistoryPorts, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
 ) -> service_pb.PollActivityTaskQueueResponse | Encoded:
     """Start the attempt for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     if request.execution.workflow_id.startswith(ID_PREFIX):
-        return await _start_execution(service, request, context)
+        return await _start_execution(ports, request, context)
     poll = request.poll
 
     version = version_of(poll.deployment_options)
@@ -65,20 +65,20 @@ async def record_activity_task_started(
             poll.worker_control_task_queue,
         )
 
-    run, activity = await service.engine.change(
+    run, activity = await ports.engine.change(
         context.namespace_id, request.execution.workflow_id, request.execution.run_id, decide
     )
     if activity is None:
         raise not_found("activity is paused by a workflow rule, or waits until its workflow is on another version")
-    return await poll_reply(service, run, activity)
+    return await poll_reply(ports, run, activity)
 
 
 async def _start_execution(
-    service: History, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
+    ports: HistoryPorts, request: internal_pb2.RecordActivityTaskStartedRequest, context: CallContext
 ) -> service_pb.PollActivityTaskQueueResponse | Encoded:
     """Start the attempt of a standalone activity for a poller."""
     poll = request.poll
-    run, activity = await service.engine.change(
+    run, activity = await ports.engine.change(
         context.namespace_id,
         request.execution.workflow_id,
         request.execution.run_id,
@@ -91,7 +91,7 @@ async def _start_execution(
             poll.deployment_options if poll.HasField("deployment_options") else None,
         ),
     )
-    event = await service.engine.event(run, 1, 1)
+    event = await ports.engine.event(run, 1, 1)
     started = event.workflow_execution_started_event_attributes
     reply = service_pb.PollActivityTaskQueueResponse(
         task_token=tokens.of_activity_execution(run),
@@ -118,10 +118,10 @@ async def _start_execution(
     return reply
 
 
-async def poll_reply(service: History, run: Run, activity: Activity) -> service_pb.PollActivityTaskQueueResponse:
+async def poll_reply(ports: HistoryPorts, run: Run, activity: Activity) -> service_pb.PollActivityTaskQueueResponse:
     """Return the reply to the poll that started the attempt. Raise StorageError."""
     state = run.state
-    event = await service.engine.event(run, activity.scheduled_event_batch_id, activity.scheduled_event_id)
+    event = await ports.engine.event(run, activity.scheduled_event_batch_id, activity.scheduled_event_id)
     scheduled = event.activity_task_scheduled_event_attributes
     reply = service_pb.PollActivityTaskQueueResponse(
         task_token=tokens.of_activity(run, activity),
@@ -164,11 +164,11 @@ def _token(request: Any, context: CallContext) -> TaskToken:
     return tokens.received(request.task_token, tokens.Kind.ACTIVITY, context, core_activity.TASK_NOT_FOUND)
 
 
-async def _change(service: History, token: TaskToken, decide: Callable[[Run], T]) -> T:
+async def _change(ports: HistoryPorts, token: TaskToken, decide: Callable[[Run], T]) -> T:
     if token.workflow_id.startswith(ID_PREFIX):
-        _, reply = await ACTIVITIES.change(service, token.namespace_id, token.activity_id, token.run_id, decide)
+        _, reply = await ACTIVITIES.change(ports, token.namespace_id, token.activity_id, token.run_id, decide)
     else:
-        _, reply = await service.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
+        _, reply = await ports.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
     return reply
 
 
@@ -182,7 +182,7 @@ def _details(request: Any, field: str) -> common_pb.Payloads | None:
 
 
 @handles(HistoryService.RespondActivityTaskCompleted, HistoryService.RespondActivityTaskCompletedById)
-async def respond_activity_task_completed(service: History, request: Any, context: CallContext) -> Reply:
+async def respond_activity_task_completed(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
     """Complete the activity. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
     result = _details(request, "result")
@@ -193,12 +193,12 @@ async def respond_activity_task_completed(service: History, request: Any, contex
         else:
             core_activity.complete(run, token, result, request.identity, _stamp(request))
 
-    await _change(service, token, decide)
+    await _change(ports, token, decide)
     return _response(request)
 
 
 @handles(HistoryService.RespondActivityTaskFailed, HistoryService.RespondActivityTaskFailedById)
-async def respond_activity_task_failed(service: History, request: Any, context: CallContext) -> Reply:
+async def respond_activity_task_failed(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
     """Record that the attempt failed. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
     failure: failure_pb.Failure | None = request.failure if request.HasField("failure") else None
@@ -210,12 +210,12 @@ async def respond_activity_task_failed(service: History, request: Any, context: 
         else:
             core_activity.fail(run, token, failure, request.identity, heartbeat, _stamp(request))
 
-    await _change(service, token, decide)
+    await _change(ports, token, decide)
     return _response(request)
 
 
 @handles(HistoryService.RespondActivityTaskCanceled, HistoryService.RespondActivityTaskCanceledById)
-async def respond_activity_task_canceled(service: History, request: Any, context: CallContext) -> Reply:
+async def respond_activity_task_canceled(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
     """Close the activity as cancelled.
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT if that was not requested.
@@ -229,12 +229,12 @@ async def respond_activity_task_canceled(service: History, request: Any, context
         else:
             core_activity.cancel(run, token, details, request.identity)
 
-    await _change(service, token, decide)
+    await _change(ports, token, decide)
     return _response(request)
 
 
 @handles(HistoryService.RecordActivityTaskHeartbeat, HistoryService.RecordActivityTaskHeartbeatById)
-async def record_activity_task_heartbeat(service: History, request: Any, context: CallContext) -> Reply:
+async def record_activity_task_heartbeat(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
     """Record a heartbeat; the reply tells whether the attempt is to be cancelled, paused or reset.
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one.
@@ -255,7 +255,7 @@ async def record_activity_task_heartbeat(service: History, request: Any, context
             response.activity_paused = activity.paused
             response.activity_reset = activity.activity_reset
 
-    await _change(service, token, decide)
+    await _change(ports, token, decide)
     return _as_reply(response)
 
 

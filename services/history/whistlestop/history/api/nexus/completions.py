@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.common.proto.nexus_pb2 import OperationToken
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 _SUCCEEDED, _FAILED = "succeeded", "failed"
 
 
 @handles(HistoryService.CompleteNexusOperation)
 async def complete_nexus_operation(
-    service: History, request: CompleteNexusOperationRequest, context: CallContext
+    ports: HistoryPorts, request: CompleteNexusOperationRequest, context: CallContext
 ) -> CompleteNexusOperationResponse:
     """Complete the operation of a callback token. Raise NOT_FOUND for one that is closed already."""
     headers = dict(request.headers)
@@ -47,9 +47,9 @@ async def complete_nexus_operation(
         raise invalid_argument("failed to decode links from request headers") from None
     state = headers.get("nexus-operation-state", "")
     failure = _failure(state, headers, request.body)
-    token = await _token(service, headers, request.namespace)
+    token = await _token(ports, headers, request.namespace)
     operation_token = headers.get("nexus-operation-token", "")
-    limits = service.limits.of(context.namespace)
+    limits = ports.limits.of(context.namespace)
     _check_length(operation_token, limits.nexus_operation_token_length)
     result = None if failure is not None else _result(headers, request.body, limits.blob_size_error)
 
@@ -62,13 +62,13 @@ async def complete_nexus_operation(
             nexus_operations.fail(run, operation, failure)
 
     try:
-        await service.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
+        await ports.engine.change(token.namespace_id, token.workflow_id, token.run_id, decide)
     except ServiceError as error:
         if error.code is not Code.NOT_FOUND:
             raise
         # After a reset, another run waits for the same request.
         try:
-            await service.engine.change(token.namespace_id, token.workflow_id, "", decide)
+            await ports.engine.change(token.namespace_id, token.workflow_id, "", decide)
         except ServiceError as again:
             raise (not_found(nexus_operations.NOT_FOUND) if again.code is Code.NOT_FOUND else again) from None
     return CompleteNexusOperationResponse()
@@ -90,11 +90,11 @@ def _failure(state: str, headers: Mapping[str, str], body: bytes) -> failure_pb.
     return nexus_http.operation_failure(source, canceled=state == nexus_failures.CANCELED)
 
 
-async def _token(service: History, headers: Mapping[str, str], namespace: str) -> OperationToken:
+async def _token(ports: HistoryPorts, headers: Mapping[str, str], namespace: str) -> OperationToken:
     token = nexus_callbacks.parse_token(headers.get(nexus_callbacks.CALLBACK_HEADER, ""))
     if token is None:
         raise invalid_argument("invalid callback token")
-    found = await service.namespaces.by_id(token.namespace_id)
+    found = await ports.namespaces.by_id(token.namespace_id)
     if found is None:
         raise not_found(f'namespace "{token.namespace_id}" not found')
     if namespace and namespace != found.name:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Entry
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
 
@@ -46,16 +46,16 @@ OPERATIONS = Standalone(
 
 @handles(HistoryService.StartNexusOperationExecution)
 async def start_nexus_operation_execution(
-    service: History, request: service_pb.StartNexusOperationExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.StartNexusOperationExecutionRequest, context: CallContext
 ) -> service_pb.StartNexusOperationExecutionResponse:
     """Start a standalone operation, or answer as the id policies say when its id is in use.
 
     Raise NOT_FOUND for an unknown endpoint, ALREADY_EXISTS when the policies forbid the start.
     """
-    endpoint = await service.store.get_nexus_endpoint(name=request.endpoint)
+    endpoint = await ports.store.get_nexus_endpoint(name=request.endpoint)
     if endpoint is None:
         raise not_found(f"could not find Nexus endpoint by name: {request.endpoint}")
-    attributes = _scheduled_attributes(request, endpoint.endpoint_id, service.ids.uuid())
+    attributes = _scheduled_attributes(request, endpoint.endpoint_id, ports.ids.uuid())
 
     def prepare(run: Run) -> None:
         operation = core.begin(run, request.operation_id, attributes)
@@ -64,7 +64,7 @@ async def start_nexus_operation_execution(
 
     begin = _start_request(request, attributes.request_id)
     try:
-        reply, run = await start(Start(service, begin, context, prepare))
+        reply, run = await start(Start(ports, begin, context, prepare))
     except ServiceError as error:
         text = "nexus operation execution already started: request_id={request_id}, run_id={run_id}"
         raise already_started(error, text, details_pb.NexusOperationExecutionAlreadyStartedFailure) from None
@@ -105,28 +105,28 @@ def _start_request(
 
 @handles(HistoryService.DescribeNexusOperationExecution)
 async def describe_nexus_operation_execution(
-    service: History, request: service_pb.DescribeNexusOperationExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DescribeNexusOperationExecutionRequest, context: CallContext
 ) -> service_pb.DescribeNexusOperationExecutionResponse:
     """Describe the operation; with the token of an earlier answer, wait until something has changed.
 
     Without a change the reply is empty at the deadline. Raise NOT_FOUND, or INVALID_ARGUMENT for a wrong token.
     """
-    key = await OPERATIONS.key(service, request, context)
-    entry = await OPERATIONS.read_or_wait(service, context, key, request.long_poll_token)
+    key = await OPERATIONS.key(ports, request, context)
+    entry = await OPERATIONS.read_or_wait(ports, context, key, request.long_poll_token)
     if entry is None:
         return service_pb.DescribeNexusOperationExecutionResponse()
     state = entry.state
     operation = core.operation_of(state)
-    started = await histories.read_event(service.engine, entry, 1, 1)
+    started = await histories.read_event(ports.engine, entry, 1, 1)
     scheduled = await histories.read_event(
-        service.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
+        ports.engine, entry, operation.scheduled_event_batch_id, operation.scheduled_event_id
     )
     reply = service_pb.DescribeNexusOperationExecutionResponse(
         run_id=state.run_id,
-        info=describe.info(state, started, scheduled, service.clock.now_ns()),
+        info=describe.info(state, started, scheduled, ports.clock.now_ns()),
         long_poll_token=long_poll_token(entry),
     )
-    circuit_breakers.show(service.engine.breakers, context.namespace_id, (reply.info,))
+    circuit_breakers.show(ports.engine.breakers, context.namespace_id, (reply.info,))
     attributes = scheduled.nexus_operation_scheduled_event_attributes
     if request.include_input and attributes.HasField("input"):
         reply.input.CopyFrom(attributes.input)
@@ -150,20 +150,20 @@ def _fill_outcome(
 
 @handles(HistoryService.PollNexusOperationExecution)
 async def poll_nexus_operation_execution(
-    service: History, request: service_pb.PollNexusOperationExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.PollNexusOperationExecutionRequest, context: CallContext
 ) -> service_pb.PollNexusOperationExecutionResponse:
     """Return the operation's token once it has started, or its outcome; an empty reply at the deadline.
 
     Raise NOT_FOUND.
     """
-    key = await OPERATIONS.key(service, request, context)
+    key = await OPERATIONS.key(ports, request, context)
     start_will_do = request.wait_stage == enums.NEXUS_OPERATION_WAIT_STAGE_STARTED
 
     def is_there(entry: Entry) -> bool:
         state = entry.state
         return state.close_ns != 0 or (start_will_do and core.operation_of(state).started_ns != 0)
 
-    entry = await OPERATIONS.wait(service, context, key, is_there)
+    entry = await OPERATIONS.wait(ports, context, key, is_there)
     if entry is None:
         return service_pb.PollNexusOperationExecutionResponse()
     state = entry.state
@@ -182,7 +182,7 @@ async def poll_nexus_operation_execution(
 
 @handles(HistoryService.RequestCancelNexusOperationExecution)
 async def request_cancel_nexus_operation_execution(
-    service: History, request: service_pb.RequestCancelNexusOperationExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RequestCancelNexusOperationExecutionRequest, context: CallContext
 ) -> service_pb.RequestCancelNexusOperationExecutionResponse:
     """Request the operation's cancellation, which is sent to its handler once it has started.
 
@@ -194,23 +194,23 @@ async def request_cancel_nexus_operation_execution(
         if operation is not None:
             nexus_operations.want_cancel(run, operation)
 
-    await OPERATIONS.change_named(service, request, context, decide)
+    await OPERATIONS.change_named(ports, request, context, decide)
     return service_pb.RequestCancelNexusOperationExecutionResponse()
 
 
 @handles(HistoryService.TerminateNexusOperationExecution)
 async def terminate_nexus_operation_execution(
-    service: History, request: service_pb.TerminateNexusOperationExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.TerminateNexusOperationExecutionRequest, context: CallContext
 ) -> service_pb.TerminateNexusOperationExecutionResponse:
     """Terminate the operation at once. Raise NOT_FOUND, or FAILED_PRECONDITION if it is over."""
-    await OPERATIONS.terminate(service, request, context)
+    await OPERATIONS.terminate(ports, request, context)
     return service_pb.TerminateNexusOperationExecutionResponse()
 
 
 @handles(HistoryService.DeleteNexusOperationExecution)
 async def delete_nexus_operation_execution(
-    service: History, request: service_pb.DeleteNexusOperationExecutionRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.DeleteNexusOperationExecutionRequest, context: CallContext
 ) -> service_pb.DeleteNexusOperationExecutionResponse:
     """Terminate the operation if it is open, and delete everything stored of it. Raise NOT_FOUND."""
-    await OPERATIONS.delete(service, request, context)
+    await OPERATIONS.delete(ports, request, context)
     return service_pb.DeleteNexusOperationExecutionResponse()

@@ -30,7 +30,7 @@ from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord,
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 LONGEST_NS = 60 * SECOND_NS
 _PRIORITY = 3
@@ -41,78 +41,76 @@ _OPERATION_TIMEOUT = "operation-timeout"
 
 @handles(HistoryService.DispatchNexusTask)
 async def dispatch_nexus_task(
-    service: History, request: DispatchNexusTaskRequest, context: CallContext
+    ports: HistoryPorts, request: DispatchNexusTaskRequest, context: CallContext
 ) -> DispatchNexusTaskResponse:
     """Dispatch the request to a worker and wait for its answer, until shortly before the caller's deadline.
 
     Without an answer by then, the response has `timed_out`. Raise StorageError.
     """
-    steady_ns = service.clock.steady_ns()
+    steady_ns = ports.clock.steady_ns()
     deadline_ns = steady_ns + LONGEST_NS
     if context.deadline_ns is not None:
-        deadline_ns = min(
-            deadline_ns, context.deadline_ns - service.limits.of(context.namespace).nexus_answer_margin_ns
-        )
+        deadline_ns = min(deadline_ns, context.deadline_ns - ports.limits.of(context.namespace).nexus_answer_margin_ns)
     if deadline_ns <= steady_ns:
         return DispatchNexusTaskResponse(timed_out=True)
-    place = service.ids.uuid()
+    place = ports.ids.uuid()
     while True:
-        answer = await _dispatch(service, request, context.namespace_id, place, deadline_ns)
+        answer = await _dispatch(ports, request, context.namespace_id, place, deadline_ns)
         if answer is not None:
             return answer
-        if service.clock.steady_ns() >= deadline_ns:
+        if ports.clock.steady_ns() >= deadline_ns:
             return DispatchNexusTaskResponse(timed_out=True)
 
 
 async def _dispatch(
-    service: History, request: DispatchNexusTaskRequest, namespace_id: str, place: str, deadline_ns: int
+    ports: HistoryPorts, request: DispatchNexusTaskRequest, namespace_id: str, place: str, deadline_ns: int
 ) -> DispatchNexusTaskResponse | None:
     """Put the request on the queue of a version; return None at the deadline, or when it belongs to another queue.
 
     `place` stands for the request in ramps, so that it moves only if their routing does.
     """
-    request_id, now_ns = service.ids.uuid(), service.wall.now_ns()
-    deployments = await service.engine.deployments.cached(namespace_id)
+    request_id, now_ns = ports.ids.uuid(), ports.wall.now_ns()
+    deployments = await ports.engine.deployments.cached(namespace_id)
     queue = nexus_routing.queue_of_request(deployments, request.task_queue, place)
-    row = TaskKey(namespace_id, queue, nexus_routing.TASK_TYPE, _PRIORITY, service.ids.task_id(now_ns))
+    row = TaskKey(namespace_id, queue, nexus_routing.TASK_TYPE, _PRIORITY, ports.ids.task_id(now_ns))
     task = MatchingTask(row, "", "", 0, 0, now_ns, query_id=request_id)
     key = ExecutionKey(namespace_id, "", "")
     pause_ns = _CHECK_AGAIN_NS
-    check_ns = service.clock.steady_ns() + pause_ns
+    check_ns = ports.clock.steady_ns() + pause_ns
     with (
-        service.notifier.subscribe(query_topic(request_id)) as audience,
-        service.waiting_callers.waiting(request_id, key, deadline_ns) as expires_ns,
+        ports.notifier.subscribe(query_topic(request_id)) as audience,
+        ports.waiting_callers.waiting(request_id, key, deadline_ns) as expires_ns,
     ):
         record = QueryRecord(request_id, key, request.request.SerializeToString(), False, expires_ns)
-        await service.store.put_query(record, task)
-        service.engine.tasks_written((task,))
+        await ports.store.put_query(record, task)
+        ports.engine.tasks_written((task,))
         try:
-            await service.push.written((task,))
+            await ports.push.written((task,))
             while True:
-                answer = await _answer(service, request_id)
+                answer = await _answer(ports, request_id)
                 if answer is not None:
                     return answer
                 await audience.wait(min(deadline_ns, check_ns))
-                steady_ns = service.clock.steady_ns()
+                steady_ns = ports.clock.steady_ns()
                 if steady_ns >= deadline_ns:
-                    return await _answer(service, request_id)
+                    return await _answer(ports, request_id)
                 if steady_ns < check_ns:
                     continue
                 pause_ns *= 2
                 check_ns = steady_ns + pause_ns
-                deployments = await service.engine.deployments.read(namespace_id)
+                deployments = await ports.engine.deployments.read(namespace_id)
                 if nexus_routing.queue_of_request(deployments, request.task_queue, place) == queue:
                     continue
-                if await is_waiting(service.store, row):
+                if await is_waiting(ports.store, row):
                     # Whoever takes the task from now on is refused, because the query is deleted below.
-                    return await _answer(service, request_id)
+                    return await _answer(ports, request_id)
         finally:
-            await service.store.delete_query(request_id)
-            await service.store.delete_tasks((row,))
+            await ports.store.delete_query(request_id)
+            await ports.store.delete_tasks((row,))
 
 
-async def _answer(service: History, request_id: str) -> DispatchNexusTaskResponse | None:
-    record = await service.store.get_query(request_id)
+async def _answer(ports: HistoryPorts, request_id: str) -> DispatchNexusTaskResponse | None:
+    record = await ports.store.get_query(request_id)
     if record is None or record.answer is None:
         return None
     return DispatchNexusTaskResponse.FromString(record.answer)
@@ -120,11 +118,11 @@ async def _answer(service: History, request_id: str) -> DispatchNexusTaskRespons
 
 @handles(HistoryService.RecordNexusRequestStarted)
 async def record_nexus_request_started(
-    service: History, request: RecordNexusRequestStartedRequest, context: CallContext
+    ports: HistoryPorts, request: RecordNexusRequestStartedRequest, context: CallContext
 ) -> service_pb.PollNexusTaskQueueResponse:
     """Return the request to a poller, with the time that its caller still waits. Raise NOT_FOUND when it is gone."""
-    record = await service.store.get_query(request.query_id)
-    if record is None or record.answer is not None or (left_ns := service.waiting_callers.left_ns(record)) <= 0:
+    record = await ports.store.get_query(request.query_id)
+    if record is None or record.answer is not None or (left_ns := ports.waiting_callers.left_ns(record)) <= 0:
         raise not_found(nexus_operations.TASK_NOT_FOUND)
     reply = service_pb.PollNexusTaskQueueResponse(
         request=nexus_pb.Request.FromString(record.request),
@@ -133,7 +131,7 @@ async def record_nexus_request_started(
         ).SerializeToString(),
     )
     reply.request.header.update(timeout_headers(left_ns))
-    _shorten_operation_timeout(reply.request, service.wall.now_ns())
+    _shorten_operation_timeout(reply.request, ports.wall.now_ns())
     return reply
 
 
@@ -145,29 +143,29 @@ def _shorten_operation_timeout(request: nexus_pb.Request, now_ns: int) -> None:
         request.header[_OPERATION_TIMEOUT] = f"{left_ms}ms"
 
 
-async def answered(service: History, token: internal_pb2.TaskToken, answer: DispatchNexusTaskResponse) -> None:
+async def answered(ports: HistoryPorts, token: internal_pb2.TaskToken, answer: DispatchNexusTaskResponse) -> None:
     """Store a worker's answer and notify the waiting caller. Raise NOT_FOUND when there is none."""
     key = ExecutionKey(token.namespace_id, "", "")
-    if not await service.store.answer_query(token.query_id, key, answer.SerializeToString()):
+    if not await ports.store.answer_query(token.query_id, key, answer.SerializeToString()):
         raise not_found(nexus_operations.TASK_NOT_FOUND)
-    service.notifier.publish((query_topic(token.query_id),))
+    ports.notifier.publish((query_topic(token.query_id),))
 
 
 async def completed(
-    service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskCompletedRequest
+    ports: HistoryPorts, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskCompletedRequest
 ) -> None:
     """Answer with the handler's response, which may say that the operation failed. Raise NOT_FOUND."""
-    await answered(service, token, DispatchNexusTaskResponse(response=request.response))
+    await answered(ports, token, DispatchNexusTaskResponse(response=request.response))
 
 
 async def failed(
-    service: History, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskFailedRequest
+    ports: HistoryPorts, token: internal_pb2.TaskToken, request: service_pb.RespondNexusTaskFailedRequest
 ) -> None:
     """Answer with the handler's error. Raise NOT_FOUND."""
     if request.HasField("error"):
-        await answered(service, token, DispatchNexusTaskResponse(handler_error=request.error))
+        await answered(ports, token, DispatchNexusTaskResponse(handler_error=request.error))
     else:
-        await answered(service, token, DispatchNexusTaskResponse(failure=request.failure))
+        await answered(ports, token, DispatchNexusTaskResponse(failure=request.failure))
 
 
 def timeout_headers(left_ns: int) -> dict[str, str]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto import internal_pb2
     from whistlestop.history.core.state_pb2 import NexusOperation
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.service import History
+    from whistlestop.history.ports import HistoryPorts
 
 
 # ---- polls -----------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @handles(HistoryService.RecordNexusTaskStarted)
 async def record_nexus_task_started(
-    service: History, request: RecordNexusTaskStartedRequest, context: CallContext
+    ports: HistoryPorts, request: RecordNexusTaskStartedRequest, context: CallContext
 ) -> service_pb.PollNexusTaskQueueResponse:
     """Start the request for a poller, and return the poll's reply. Raise NOT_FOUND for a stale task."""
     cancel = request.task.cancel
@@ -49,8 +49,8 @@ async def record_nexus_task_started(
         run.bookkeeping = True
         return nexus_operations.take(run, request.scheduled_event_id, request.stamp, cancel=cancel)
 
-    run, operation = await service.engine.change(request.task.namespace_id, request.workflow_id, request.run_id, decide)
-    scheduled = await service.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
+    run, operation = await ports.engine.change(request.task.namespace_id, request.workflow_id, request.run_id, decide)
+    scheduled = await ports.engine.event(run, operation.scheduled_event_batch_id, operation.scheduled_event_id)
     reply = service_pb.PollNexusTaskQueueResponse(task_token=tokens.of_nexus_task(run, operation, cancel=cancel))
     _fill_common(reply.request, operation, scheduled, run.now_ns, cancel=cancel)
     if cancel:
@@ -118,7 +118,7 @@ def _fill_cancel(request: nexus_pb.CancelOperationRequest, operation: NexusOpera
 
 @handles(HistoryService.RespondNexusTaskCompleted)
 async def respond_nexus_task_completed(
-    service: History, request: service_pb.RespondNexusTaskCompletedRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RespondNexusTaskCompletedRequest, context: CallContext
 ) -> service_pb.RespondNexusTaskCompletedResponse:
     """Record the handler's response, which may say that the operation failed.
 
@@ -128,9 +128,9 @@ async def respond_nexus_task_completed(
     response = request.response
     _check_details(response.start_operation.operation_error.failure)
     if token.query_id:
-        await nexus_requests.completed(service, token, request)
+        await nexus_requests.completed(ports, token, request)
         return service_pb.RespondNexusTaskCompletedResponse()
-    believed = await _believed_namespace(service, token)
+    believed = await _believed_namespace(ports, token)
 
     def decide(run: Run) -> None:
         operation = nexus_operations.answered(run, token, believed)
@@ -141,7 +141,7 @@ async def respond_nexus_task_completed(
         else:
             _started(run, operation, response.start_operation)
 
-    await service.engine.change(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
+    await ports.engine.change(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondNexusTaskCompletedResponse()
 
 
@@ -171,35 +171,35 @@ def _started(run: Run, operation: NexusOperation, response: nexus_pb.StartOperat
 
 @handles(HistoryService.RespondNexusTaskFailed)
 async def respond_nexus_task_failed(
-    service: History, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
+    ports: HistoryPorts, request: service_pb.RespondNexusTaskFailedRequest, context: CallContext
 ) -> service_pb.RespondNexusTaskFailedResponse:
     """Record the handler's error. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = tokens.received(request.task_token, tokens.Kind.NEXUS, context, nexus_operations.TASK_NOT_FOUND)
     _check_details(request.error.failure)
     if token.query_id:
-        await nexus_requests.failed(service, token, request)
+        await nexus_requests.failed(ports, token, request)
         return service_pb.RespondNexusTaskFailedResponse()
     failure = request.failure if request.HasField("failure") else nexus_failures.of_handler_error(request.error)
-    believed = await _believed_namespace(service, token)
+    believed = await _believed_namespace(ports, token)
 
     def decide(run: Run) -> None:
         operation = nexus_operations.answered(run, token, believed)
         if operation is not None:
             nexus_operations.refused(run, operation, failure, cancel=token.nexus_cancel)
 
-    await service.engine.change(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
+    await ports.engine.change(token.caller_namespace_id, token.workflow_id, token.run_id, decide)
     return service_pb.RespondNexusTaskFailedResponse()
 
 
-async def _believed_namespace(service: History, token: internal_pb2.TaskToken) -> str:
+async def _believed_namespace(ports: HistoryPorts, token: internal_pb2.TaskToken) -> str:
     """Return where the operation's endpoint leads, for a token of release 0.1.0 without a recorded target."""
     if token.nonce:
         return ""
-    entry = await service.engine.read(ExecutionKey(token.caller_namespace_id, token.workflow_id, token.run_id))
+    entry = await ports.engine.read(ExecutionKey(token.caller_namespace_id, token.workflow_id, token.run_id))
     operation = entry.state.nexus_operations.get(token.scheduled_event_id)
     if operation is None:
         raise not_found(nexus_operations.TASK_NOT_FOUND)
-    record = await service.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
+    record = await ports.store.get_nexus_endpoint(endpoint_id=operation.endpoint_id)
     return "" if record is None else NexusEndpointData.FromString(record.data).target_namespace_id
 
 
