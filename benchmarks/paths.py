@@ -3,9 +3,15 @@
     python -m benchmarks.paths [--list PATH]
 
 One workflow with an activity and a timer runs over a store in memory, in one process, after a first one has filled the
-caches. While a call is served, the file of each Python function that is entered or returned to is noted, for the files
-of this project alone. *Files* are those that occur; *returns* are the moves into a file that occurred before. Comparing
-two commits needs this file alone: copy it into the older checkout's `benchmarks/`.
+caches. While a call is served, the file of each Python function that is entered is noted. *Files* are those that occur;
+*returns* are the moves into a file that was left before. Two paths are told of each call:
+
+- the path of the decision: functions in history's `api`, `engine` and `core` that are called, whatever is between them.
+  It is what a maintainer of history reads. Release 0.1.0 has 23 files and 76 returns for a workflow task that is
+  completed with an activity (66 without functions of one line), which is about what a count by hand finds: 23 and 70;
+- all of it: every file of this project, and returning from a call counts as a move, too.
+
+Comparing two commits needs this file alone: copy it into the older checkout's `benchmarks/`.
 """
 
 from __future__ import annotations
@@ -26,13 +32,42 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (f"{ROOT}/services/", f"{ROOT}/storage/")
+HISTORY = f"{ROOT}/services/history/whistlestop/history/"
+DECIDING = (f"{HISTORY}api/", f"{HISTORY}engine", f"{HISTORY}core/")
+"""Release 0.1.0 has its engine in one file, `engine.py`."""
 
 
-class Trail:
+class Moves:
     """The files that control passes through, one entry a move."""
 
     def __init__(self) -> None:
         self.moves: list[str] = []
+
+    def enter(self, name: str) -> None:
+        """Note that a function of that file runs."""
+        if not self.moves or self.moves[-1] != name:
+            self.moves.append(name)
+
+    @property
+    def files(self) -> list[str]:
+        """The files in the order of their first occurrence, relative to the root of the project."""
+        return [name.removeprefix(f"{ROOT}/") for name in dict.fromkeys(self.moves)]
+
+    @property
+    def returns(self) -> int:
+        """How many moves went into a file that had occurred before."""
+        return len(self.moves) - len(set(self.moves))
+
+    def __str__(self) -> str:
+        return f"{len(self.files):4d} files {self.returns:5d} returns"
+
+
+class Trail:
+    """Both paths of one call."""
+
+    def __init__(self) -> None:
+        self.decision = Moves()
+        self.everything = Moves()
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
         """Note one event of `sys.setprofile`."""
@@ -44,26 +79,18 @@ class Trail:
         if entered is None:
             return
         name = entered.f_code.co_filename
-        if name.startswith(SOURCES) and (not self.moves or self.moves[-1] != name):
-            self.moves.append(name)
+        if name.startswith(SOURCES):
+            self.everything.enter(name)
+        if event == "call" and name.startswith(DECIDING):
+            self.decision.enter(name)
 
     async def follow(self, work: Awaitable[Any]) -> Any:
-        """Await the work and note its path; return its result."""
+        """Await the work and note its paths; return its result."""
         sys.setprofile(self)
         try:
             return await work
         finally:
             sys.setprofile(None)
-
-    @property
-    def files(self) -> list[str]:
-        """The files in the order of their first occurrence, relative to the root of the project."""
-        return [name.removeprefix(f"{ROOT}/") for name in dict.fromkeys(self.moves)]
-
-    @property
-    def returns(self) -> int:
-        """How many moves went into a file that had occurred before."""
-        return len(self.moves) - len(set(self.moves))
 
 
 def start_timer() -> command_pb.Command:
@@ -96,16 +123,16 @@ async def walk(worker: Worker) -> dict[str, Trail]:
 async def main() -> None:
     """Print the table, or the files of one path."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--list", default="", metavar="PATH", help="print the files of the paths that begin so")
+    parser.add_argument("--list", default="", metavar="PATH", help="print the files of decisions that begin so")
     options = parser.parse_args()
     backend = Backend(":memory:")
     await backend.open()
     worker = Worker(backend)
     await walk(worker)
     for path, trail in (await walk(worker)).items():
-        print(f"{path:52s} {len(trail.files):4d} files {trail.returns:5d} returns")
+        print(f"{path:52s} decision: {trail.decision}   all: {trail.everything}")
         if options.list and path.startswith(options.list):
-            print("".join(f"    {name}\n" for name in trail.files), end="")
+            print("".join(f"    {name}\n" for name in trail.decision.files), end="")
     await backend.history.close()
 
 

@@ -18,8 +18,8 @@ from whistlestop.history.core import describe
 from whistlestop.history.core.activity.describe import pending_activity
 from whistlestop.history.core.state_pb2 import Activity, MutableState
 from whistlestop.history.core.times import SECOND_NS
-from whistlestop.history.core.transition import visibility
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID
+from whistlestop.history.core.transition.records import visibility_row
 from whistlestop.history.core.workflow import describe as workflow_describe
 from whistlestop.storage.records import ExecutionKey, VisibilityRow
 
@@ -306,7 +306,7 @@ def test_the_whole_answer() -> None:
 
 def test_the_row_of_a_closed_run() -> None:
     state = made(MutableState, **FULL)
-    row = visibility.row(state, {})
+    row = visibility_row(state, {})
     assert row == VisibilityRow(
         key=ExecutionKey("n-id", "w", "r"), workflow_type="T", task_queue="q", status=4, start_time_us=2_000_000,
         execution_time_us=3_000_000, close_time_us=9_000_000, execution_duration_ns=6 * SECOND_NS, history_length=7,
@@ -318,14 +318,14 @@ def test_the_row_of_a_closed_run() -> None:
     assert '"TemporalExternalPayloadSizeBytes":50' in row.search_attributes.replace(" ", "")
     assert "City" in row.search_attributes
     state.close_ns = 1
-    assert visibility.row(state, {}).execution_duration_ns == 0
+    assert visibility_row(state, {}).execution_duration_ns == 0
 
 
 def test_the_row_of_an_open_run() -> None:
     state = made(MutableState, **(FULL | {"close_ns": 0}))
     for field in ("parent", "root_workflow_id", "root_run_id", "memo"):
         state.ClearField(field)
-    row = visibility.row(state, {})
+    row = visibility_row(state, {})
     assert row == VisibilityRow(
         key=ExecutionKey("n-id", "w", "r"), workflow_type="T", task_queue="q", status=4, start_time_us=2_000_000,
         execution_time_us=3_000_000, close_time_us=None, execution_duration_ns=None, history_length=0,
@@ -334,4 +334,4 @@ def test_the_row_of_an_open_run() -> None:
     )  # fmt: skip
     assert "External" not in row.search_attributes
     state.ClearField("search_attributes")
-    assert visibility.row(state, {}).search_attributes == "{}"
+    assert visibility_row(state, {}).search_attributes == "{}"

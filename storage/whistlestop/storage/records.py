@@ -7,6 +7,7 @@ Adapters split larger states and history batches into chunks themselves.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import field
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ from whistlestop.common.records import record
 
 SLOTS = 16384
 """The number of hash slots of executions. It never changes: ranges of slots are leased and scanned."""
+
+
+def slot_of(namespace_id: str, workflow_id: str) -> int:
+    """Return the hash slot of an execution, 0 <= slot < SLOTS: the same for all runs of a workflow id."""
+    return zlib.crc32(f"{namespace_id}/{workflow_id}".encode()) % SLOTS
 
 
 class ExecutionKey(NamedTuple):

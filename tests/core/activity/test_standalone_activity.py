@@ -26,7 +26,7 @@ from whistlestop.history.core.activity import standalone_describe, standalone_op
 from whistlestop.history.core.activity.machine import TERMINAL, A
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.core.times import SECOND_NS
-from whistlestop.history.core.transition import visibility
+from whistlestop.history.core.transition.records import visibility_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -1091,7 +1091,7 @@ def test_how_long_it_took() -> None:
     world.do("terminate")
     shown = world.info()
     assert (shown.close_time, shown.execution_duration) == (at(7), span(7))
-    row = visibility.row(world.state(), {})
+    row = visibility_row(world.state(), {})
     assert row.close_time_us == (START_NS + 7 * SECOND_NS) // 1000
 
 

@@ -144,7 +144,8 @@ def _carry_out(run: Run, request: service_pb.RespondWorkflowTaskCompletedRequest
     dispatch.carry_out(completion, HANDLERS)
     for message in list(completion.messages.values()):
         update.handle_message(completion, message)
-    update.reject_unprocessed(completion)
+    if run.state.in_flight_updates:
+        update.reject_unprocessed(completion)
     return completion if event is not None else None
 
 
@@ -219,7 +220,7 @@ def _next_task(
     )
     if normal:
         workflow_task.schedule(run, dispatch=not inline, original_scheduled_ns=heartbeat_ns)
-    elif update.any_to_send(run):
+    elif run.state.in_flight_updates and update.any_to_send(run):
         workflow_task.schedule(run, dispatch=not inline, speculative=inline)
     else:
         return outcome

@@ -28,7 +28,7 @@ def finish(run: Run) -> None:
     _limit_buffer(run)
     if run.postpones_timer and run.is_open:
         deadlines.postpone(run)
-    if time_skipping.skip_if_idle(run):
+    if state.HasField("time_skipping") and time_skipping.skip_if_idle(run):
         deadlines.rearm(run)
     if run.activities_to_cancel:
         worker_commands.write_requests(run)
@@ -47,7 +47,9 @@ def finish(run: Run) -> None:
             run.timer_removed = run.version > 0
             state.timer_row_ns = 0
         run.timer = None
-    run.current = run.current or _current_write(run)
+        if run.current is None and run.finished and not run.superseded and run.next_run is None:
+            # Otherwise another run, the next one for example, takes over the current row.
+            run.current = CurrentWrite(run.current_record(), expected_run_id=run.key.run_id)
 
 
 def _limit_buffer(run: Run) -> None:
@@ -73,10 +75,3 @@ def _drop_everything_pending(run: Run) -> None:
         run.drop_task(operation.cancel.row)
     if state.HasField("activity_execution"):
         run.drop_task(state.activity_execution.row)
-
-
-def _current_write(run: Run) -> CurrentWrite | None:
-    """Return the update of the current row for a run that closes, unless its next run takes the row over."""
-    if run.is_open or not run.finished or run.superseded or run.next_run is not None:
-        return None
-    return CurrentWrite(run.current_record(), expected_run_id=run.key.run_id)

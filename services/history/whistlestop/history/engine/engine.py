@@ -101,7 +101,7 @@ class Effects:
 def _writes(runs: Sequence[Run]) -> tuple[ExecutionWrite, ...]:
     for each in runs:
         finish(each)
-    return tuple(records_of(each) for each in runs)
+    return tuple([records_of(each) for each in runs])
 
 
 def _ignore_result(committing: asyncio.Future[None]) -> None:
@@ -370,7 +370,8 @@ class Engine:
                     fresh = True
                     continue
                 run = self.run_of(entry, await self.policies.of(key.namespace_id))
-                versioning.leave_sticky_queue(run)
+                if run.state.sticky_task_queue:
+                    versioning.leave_sticky_queue(run)
                 if not run_id and not run.is_open and (not fresh or await self.is_succeeded(key)):
                     # By now a newer run may hold the workflow id.
                     fresh = True
@@ -443,7 +444,7 @@ class Engine:
                 await self._prepare(each)
             if each.tasks_added:
                 await self._route(each)
-        is_long = sum(len(each.batch) for each in runs) > MANY_EVENTS
+        is_long = sum([len(each.batch) for each in runs]) > MANY_EVENTS
         writes = await off_loop(_writes, runs) if is_long else _writes(runs)
         answers = tuple((query_id, each.key, data) for each in runs for query_id, data in each.answers)
         transition = Transition(writes, transfer_tasks_done=() if done is None else (done,), answers=answers)
@@ -470,7 +471,7 @@ class Engine:
             deployments = await self.deployments.cached(namespace_id)
             versioning.route_tasks(run, namespace_id, deployments)
             run.placed_by[namespace_id] = deployments
-            tasks = (task for task in run.tasks_added if task.key.namespace_id == namespace_id)
+            tasks = [task for task in run.tasks_added if task.key.namespace_id == namespace_id]
             run.transfers += push.rows_for(tasks, deployments, self.ids, self.clock.now_ns())
         if not self.effects.sees_tasks and own in run.placed_by:
             run.transfers += push.sticky_rows(run, run.placed_by[own], self.ids, self.clock.now_ns())
@@ -517,7 +518,8 @@ class Engine:
         while size > RECENT_BYTES and len(recent) > 1:
             size -= len(recent.pop(0).data)
         self._put(Entry(run.key, run.state, write.expected_version + 1, len(write.state), recent, size))
-        if run.is_open:
+        is_open = run.is_open
+        if is_open:
             self._note_current(run.key.namespace_id, run.key.workflow_id, run.key.run_id)
         if self._watch is not None:
             self._watch(run)
@@ -526,7 +528,7 @@ class Engine:
         for warning in run.warnings:
             self._warn("workflow %s, run %s: %s", run.key.workflow_id, run.key.run_id, warning)
         topics = [execution_topic(run.key.namespace_id, run.key.workflow_id, run.key.run_id)]
-        if not run.is_open:
+        if not is_open:
             topics.append(closed_topic(run.key.namespace_id, run.key.run_id))
         topics.extend(query_topic(query_id) for query_id, _ in run.answers)
         if write.tasks_added:

@@ -29,8 +29,7 @@ from whistlestop.common.versioning.deployments import (
     version_string,
     versioned_queue,
 )
-from whistlestop.history.core.slots import slot_of
-from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask
+from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

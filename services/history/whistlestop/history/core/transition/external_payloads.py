@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 # Field 3 of a payload: a message that is empty or has a number in its field 1.
 _MAY_BE_EXTERNAL = re.compile(rb"\x1a(?:\x00|[\x02-\x0b]\x08)")
+find = _MAY_BE_EXTERNAL.search
+"""Return a match if the bytes look like those of a batch with such a payload; otherwise None."""
 _PAYLOAD = common_pb.Payload.DESCRIPTOR
 _LEFT_OUT = common_pb.SearchAttributes.DESCRIPTOR
 
 
 def add(state: MutableState, events: Iterable[history_pb.HistoryEvent], data: bytes) -> None:
     """Count the external payloads of the events. `data` is the batch as it is stored."""
-    if _MAY_BE_EXTERNAL.search(data) is None:
+    if find(data) is None:
         return
     for event in events:
         name = event.WhichOneof("attributes")

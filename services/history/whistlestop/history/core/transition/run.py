@@ -18,11 +18,9 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import workflow_pb2 as wf_enums
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.history.core.slots import slot_of
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.core.times import set_timestamp
 from whistlestop.history.core.transition.apply import BUFFERED_EVENT_ID, FIRST_TASK_ID, apply_event
-from whistlestop.history.core.transition.clock import skipped_ns
 from whistlestop.history.core.transition.namespace_policy import UNKNOWN, NamespacePolicy
 from whistlestop.storage.records import (
     BranchRange,
@@ -33,6 +31,7 @@ from whistlestop.storage.records import (
     TaskKey,
     TimerTask,
     TransferTask,
+    slot_of,
 )
 
 if TYPE_CHECKING:
@@ -230,7 +229,7 @@ class Run:
 
     def update_clock(self) -> None:
         """Update the run's own clock after time was skipped."""
-        self.now_ns = self.wall_ns + skipped_ns(self.state)
+        self.now_ns = self.wall_ns + self.state.time_skipping.skipped_ns
 
     def warn(self, text: str) -> None:
         """Warn the operator, after the commit, that something is near its limit."""
@@ -404,7 +403,7 @@ class Run:
         """Move the run's timer row to exactly `deadline_ns` by the run's clock."""
         self.state.timer_row_ns = deadline_ns
         self.timer_removed = False
-        self.timer = TimerTask("execution", self.slot, self.key, deadline_ns - skipped_ns(self.state))
+        self.timer = TimerTask("execution", self.slot, self.key, deadline_ns - self.state.time_skipping.skipped_ns)
 
     def add_task(
         self,

@@ -118,10 +118,9 @@ def changes_version(state: MutableState, deployments: NamespaceDeployments) -> b
 
 
 def leave_sticky_queue(run: Run) -> None:
-    """Leave, before a decision, the sticky queue of workers of another version."""
-    state = run.state
-    if state.sticky_task_queue and changes_version(state, run.policy.deployments):
-        state.sticky_task_queue = ""
+    """Leave, before a decision, the sticky queue if its workers are of another version."""
+    if changes_version(run.state, run.policy.deployments):
+        run.state.sticky_task_queue = ""
 
 
 def is_informed_of_target(state: MutableState) -> bool:

@@ -32,11 +32,16 @@ class Standing(NamedTuple):
     moving: bool
 
 
+_UNVERSIONED = Standing(None, 0, moving=False)
+
+
 def standing(state: MutableState) -> Standing:
     """Return the run's current version: the one it is moving to, its override's, or its own.
 
     Without any of them, the version is None.
     """
+    if not state.HasField("versioning_info"):
+        return _UNVERSIONED
     if state.versioning_info.HasField("version_transition"):
         return Standing(versioning_state.own_version(state), wf_enums.VERSIONING_BEHAVIOR_AUTO_UPGRADE, moving=True)
     version = versioning_state.pinned_version(state) or versioning_state.own_version(state)
