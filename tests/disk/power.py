@@ -114,6 +114,7 @@ def _write(data: bytearray, operation: Operation, chance: random.Random | None =
 
 def lay_out(files: dict[str, bytes], folder: Path) -> None:
     """Write them into a folder that had none; the index of a WAL does not outlive the machine."""
+    assert len({Path(path).parent for path in files}) <= 1, f"files of several databases were recorded: {sorted(files)}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path, data in files.items():

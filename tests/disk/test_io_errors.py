@@ -106,5 +106,10 @@ async def test_a_checkpoint_that_failed_leaves_a_file_that_opens(tmp_path: Path,
                     break
             disk.fault = vfs.nothing_fails
         assert failed
+        assert not _wal_of(path).exists(), "a connection is still open"
         async with opened(path) as store:
             await load.check(store)
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")

@@ -47,7 +47,8 @@ async def _recorded(path: Path, seed: int, **pragmas: str) -> _Recording:
 
 async def _lose_power(recording: _Recording, at: int, folder: Path, chance: random.Random, how: str = "") -> None:
     before = recording.log[:at]
-    power.lay_out(power.after(before, chance, how), folder)
+    files = power.after(before, chance, how)
+    power.lay_out(files, folder)
     then = recording.load.seen_until([each.mark for each in before if each.kind == "mark"], chance)
     path = folder / "store.db"
     with vfs.disk() as disk:
@@ -61,8 +62,8 @@ async def _lose_power(recording: _Recording, at: int, folder: Path, chance: rand
             check_pages(path)
         except BaseException as error:
             error.add_note(f"the power went behind operation {at} of {len(recording.log)}, DISK_SEED={SEED}")
-            if kept := os.environ.get("DISK_KEEP"):
-                Path(kept).write_bytes(pickle.dumps((recording.log, at)))  # noqa: ASYNC240 - the test is over
+            if (kept := os.environ.get("DISK_KEEP")) and not Path(kept).exists():  # noqa: ASYNC240 - the test is over
+                Path(kept).write_bytes(pickle.dumps((recording.log, at, files)))  # noqa: ASYNC240 - the same
             raise
 
 
@@ -102,8 +103,9 @@ async def test_a_wal_that_is_begun_anew_over_another(tmp_path: Path) -> None:
         await _lose_power(recording, at + 1, tmp_path / "after", random.Random(SEED), "all")
 
 
-async def test_a_commit_that_is_not_flushed_is_found_missing(tmp_path: Path) -> None:
+async def test_a_commit_that_is_not_flushed_is_found_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check can fail: this SQLite leaves it to the system when the WAL gets to the disk."""
+    monkeypatch.delenv("DISK_KEEP", raising=False)
     recording = await _recorded(tmp_path / "store.db", SEED, synchronous="NORMAL")
     with pytest.raises(AssertionError, match="run"):
         await _lose_it_often(recording, 200, tmp_path / "after")

@@ -88,11 +88,14 @@ class SqliteStore(
         """Wait for the long reads, and close all connections but the main one."""
         if self._slow_threads is not None:
             self._slow_threads.shutdown()
+        reader = self._reader and self._reader.connection
+        if self._reader is not None:
+            self._reader.close()
         if self.path != MEMORY:
             slow = []
             while self._slow is not None and not self._slow.empty():
                 slow.append(self._slow.get())
-            for db in (self._reader and self._reader.connection, self._lister, *slow):
+            for db in (reader, self._lister, *slow):
                 if db is not None:
                     db.close()
         self._reader = self._lister = self._slow = self._slow_threads = None

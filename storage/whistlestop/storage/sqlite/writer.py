@@ -279,6 +279,8 @@ class GroupWriter:
         if not self._loop.is_closed():  # otherwise nobody waits any more
             await self._idle.wait()
         self._stop_thread()
+        # SQLite keeps a closed connection open for as long as a cursor has a statement.
+        self._cursor.close()
 
     def _stop_thread(self) -> None:
         self._work.put(None)
@@ -322,3 +324,4 @@ class DirectWriter:
     async def close(self) -> None:
         """Refuse further writes; none is ever in flight."""
         self._closed = True
+        self._cursor.close()
