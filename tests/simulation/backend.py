@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from tests.simulation.calls import CallLog
 from tests.simulation.faults import FaultyStore, Link, Weather, jump, over_the_wire
 from tests.simulation.loop import LoopClock
+from tests.simulation.sqlite import SimulatedFile, open_file
 from whistlestop.common.clients import decoded
 from whistlestop.common.clock import SECOND_NS, FakeClock
 from whistlestop.common.context import CallContext
@@ -155,8 +156,9 @@ class Backend:
 
     def __init__(
         self, chance: random.Random, *, processes: int, weather: Weather, note: Callable[[str], None],
-        loop: SimulatedLoop | None = None, dynamic: Sequence[str] = (),
+        loop: SimulatedLoop | None = None, dynamic: Sequence[str] = (), over_file: bool = False,
     ) -> None:  # fmt: skip
+        """With `over_file`, the one process writes to a SQLite file in groups."""
         self.loop = loop
         self.dynamic = DynamicConfig.parse(dynamic)
         self.trace: Callable[..., None] = loop.trace if loop is not None else _trace_nothing
@@ -168,6 +170,9 @@ class Backend:
         self.ids = SeededIds(chance)
         self.log = CallLog()
         self.store = SqliteStore(":memory:")
+        self._over_file = over_file
+        self.defers_cancellation = processes == 1
+        """Whether the store is one of SQLite's, or else one of Postgres', which several processes share."""
         self.wanted = processes
         self.processes: list[Process] = []
         self._ending: dict[asyncio.Task[Any], None] = {}
@@ -181,8 +186,13 @@ class Backend:
         """Told of a request that arrives twice."""
 
     async def open(self) -> None:
-        await self.store.open()
-        await self.store.migrate()
+        if self._over_file:
+            assert self.wanted == 1
+            assert self.loop is not None
+            self.store = await open_file(self.loop, self.chance, self.weather)
+        else:
+            await self.store.open()
+            await self.store.migrate()
         calm, self.weather.calm = self.weather.calm, True
         await self.fill()
         own = self.processes[0]
@@ -263,6 +273,8 @@ class Backend:
         self.crashes_ns.append(self._time_ns())
         self.note("crash")
         process.store.dead = True
+        if isinstance(self.store, SimulatedFile):
+            self.store.crash()
         for call in list(process.calls):
             call.cancel()
         ending = asyncio.get_running_loop().create_task(self._bury(process))

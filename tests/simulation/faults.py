@@ -10,11 +10,13 @@ import asyncio
 import inspect
 import random
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from whistlestop.common.clock import SECOND_NS
 from whistlestop.common.errors import Code, ServiceError, unavailable
 from whistlestop.storage.errors import Unavailable
+from whistlestop.storage.sqlite.writer import _end_of, _Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +119,7 @@ class FaultyStore:
         self._committed = committed
         self._heard = heard
         self.dead = False
+        self.defers_cancellation = backend.defers_cancellation
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
@@ -163,7 +166,13 @@ class FaultyStore:
                 self._heard(commit)
             return result
 
-        return call
+        async def uncancelled(*arguments: Any, **keywords: Any) -> Any:
+            """As SQLite's writes, which end before their caller hears that it was cancelled."""
+            ending: _Ending[Any] = _Ending(loop=asyncio.get_running_loop())
+            asyncio.ensure_future(call(*arguments, **keywords)).add_done_callback(partial(_settle, ending))
+            return await _end_of(ending)
+
+        return uncancelled if self.defers_cancellation else call
 
     async def _on_the_way(self, name: str) -> None:
         # A fake clock that a test moves waits for a few turns of the loop only.
@@ -172,6 +181,13 @@ class FaultyStore:
         await self._backend.delay(name)
         if self.dead:
             raise Unavailable(f"{name} of a dead process")
+
+
+def _settle(ending: _Ending[Any], done: asyncio.Future[Any]) -> None:
+    if error := done.exception():
+        ending.set_exception(error)
+    else:
+        ending.set_result(done.result())
 
 
 class Link:

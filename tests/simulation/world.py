@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 NOT_ALLOWED = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS, Code.UNIMPLEMENTED, Code.UNAUTHENTICATED})
 
+OVER_FILE = 0.5
+"""Of the seeds with one process."""
+
 
 class Simulation:
     """A backend, its workers and its clients."""
@@ -51,8 +54,10 @@ class Simulation:
         weather = weather_of(random.Random(f"{plan.seed} weather"))
         weather.spared = plan.spared
         chance = random.Random(f"{plan.seed} backend")
+        processes = chance.choice([1, 1, 2, 3])
+        over_file = processes == 1 and random.Random(f"{plan.seed} store").random() < OVER_FILE
         self.backend = Backend(
-            chance, processes=chance.choice([1, 1, 2, 3]), weather=weather, note=self.note, loop=self.loop
+            chance, processes=processes, weather=weather, note=self.note, loop=self.loop, over_file=over_file
         )
         self.backend.errors = self.errors
         self.backend.on_double = self._note_double

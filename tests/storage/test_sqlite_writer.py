@@ -176,6 +176,20 @@ async def test_the_thread_ends_unexpectedly(tmp_path: Path) -> None:
             await _started(store, 3)
 
 
+async def test_writes_that_come_during_a_commit_are_begun_when_it_ends(tmp_path: Path) -> None:
+    async with _opened(tmp_path / "store.db") as store:
+        held, writes = threading.Event(), _writer_of(store)
+        writes._cursor = _Cursor(writes._cursor, lambda: held.wait(PATIENCE_S))  # type: ignore[assignment]
+        first = asyncio.ensure_future(commit(store, start(run_key("run-1", "order-1"))))
+        await eventually(lambda: writes._busy)
+        second = asyncio.ensure_future(commit(store, start(run_key("run-2", "order-2"))))
+        await asyncio.sleep(0)
+        held.set()
+        await first
+        assert writes._scheduled or writes._busy or second.done()
+        await second
+
+
 class _Broken:
     def get(self) -> object:
         raise MemoryError
