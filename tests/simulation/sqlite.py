@@ -50,7 +50,7 @@ class SimulatedWriter(GroupWriter):
 
     def _hand_over(self, work: Callable[[], None], then: Callable[[StorageError | None], None]) -> None:
         takes_s = self._chance.choice([0, 0.001, 0.001, 0.01])
-        if self._weather.strike(self._weather.slow, "a flush to disk is slow"):
+        if self._strikes(self._weather.slow, "a flush to disk is slow"):
             takes_s = self._chance.choice([0.2, 2, 12])
         timer = self._simulated.call_at_ns(self._simulated.now_ns + round(takes_s * SECOND_NS), self._do)
         self._begun = timer, work, then
@@ -58,10 +58,13 @@ class SimulatedWriter(GroupWriter):
     def _do(self) -> None:
         assert self._begun is not None
         (_, work, then), self._begun = self._begun, None
-        fails = work == self._commit and self._weather.strike(self._weather.before, "the commit of a group fails")
+        fails = work == self._commit and self._strikes(self._weather.before, "the commit of a group fails")
         if not fails:
             work()
         then(Unavailable("the disk does not write") if fails else None)
+
+    def _strikes(self, probability: float, what: str) -> bool:
+        return not self._weather.calm and self._weather.strike(probability, what)
 
     def crash(self) -> None:
         """The process is killed: what was not committed yet is lost, except that the running COMMIT may have ended."""
