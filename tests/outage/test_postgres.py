@@ -207,3 +207,24 @@ async def test_notifications_over_a_half_open_connection(monkeypatch: pytest.Mon
         finally:
             await heard.close()
             await other.close()
+
+
+async def test_a_connection_that_goes_silent_before_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notifier cuts it and connects again: nobody else would end its wait."""
+    ping = notify.ping
+    async with migrated_database() as url, proxy(url) as between:
+
+        async def silence(connection: psycopg.AsyncConnection[object]) -> None:
+            await ping(connection)
+            between.swallows = True
+
+        monkeypatch.setattr(notify, "ping", silence)
+        heard = notify.PostgresNotifier(between.url, SystemClock())
+        await heard.start()
+        try:
+            monkeypatch.setattr(notify, "ping", ping)
+            between.swallows = False
+            with heard.subscribe("topic") as audience:
+                assert await audience.wait(SystemClock().steady_ns() + round(PATIENCE_S * 1e9))
+        finally:
+            await heard.close()

@@ -144,10 +144,14 @@ class PostgresNotifier:
         await loop.run(turn)
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
-        await connection.execute(f'LISTEN "{self._channel}"'.encode())
-        if await is_pooled(connection) and not await self._receives_notifications(connection):
+        with answers_within(SILENT_S, connection):
+            await connection.execute(f'LISTEN "{self._channel}"'.encode())
+            pooled = await is_pooled(connection)
+        if pooled and not await self._receives_notifications(connection):
             await self._recheck()
-        await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, f"{self._me} {digest(HELLO_TOPIC)}"))
+        hello = self._channel, f"{self._me} {digest(HELLO_TOPIC)}"
+        with answers_within(SILENT_S, connection):
+            await connection.execute("SELECT pg_notify(%s, %s)", hello)
         # Notifications sent before LISTEN took effect were missed.
         self.notify_all()
         self._listening.set()
@@ -167,11 +171,13 @@ class PostgresNotifier:
         async with await AsyncConnection.connect(
             conninfo(self._listen_url), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None
         ) as other:
-            await other.execute("SELECT pg_notify(%s, %s)", (self._channel, hello))
+            with answers_within(SILENT_S, other):
+                await other.execute("SELECT pg_notify(%s, %s)", (self._channel, hello))
             async for notification in connection.notifies(timeout=_RECEIVE_S):
                 if notification.payload == hello:
                     return True
-        await connection.execute("UNLISTEN *")
+        with answers_within(SILENT_S, connection):
+            await connection.execute("UNLISTEN *")
         return False
 
     async def _recheck(self) -> None:

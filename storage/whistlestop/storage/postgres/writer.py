@@ -66,6 +66,10 @@ class TransitionWriter:
             await self._drain_pending()
         finally:
             self._running -= 1  # In the same turn that saw nothing pending, or the next one would never be written.
+            if not self._running:
+                # Something is left only if this task was cancelled, and then nobody else would end these waits.
+                rest, self._pending = self._pending, []
+                _settle(rest, [_interrupted()] * len(rest))
 
     async def _drain_pending(self) -> None:
         while self._pending:
@@ -76,9 +80,10 @@ class TransitionWriter:
                 outcomes: list[Outcome] = await self._write([prepared for prepared, _ in group])
             except Exception as error:  # noqa: BLE001 - the waiters must hear of it, whatever it is
                 outcomes = [translate(error)] * len(group)
-            for (_, future), outcome in zip(group, outcomes, strict=True):
-                if not future.done():
-                    future.set_result(outcome)
+            except BaseException:
+                _settle(group, [_interrupted()] * len(group))
+                raise
+            _settle(group, outcomes)
 
     async def _write(self, group: list[Prepared]) -> list[Outcome]:
         if len(group) > 1:
@@ -133,6 +138,17 @@ class TransitionWriter:
         self._closed = True
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _settle(group: Sequence[tuple[Prepared, asyncio.Future[Outcome]]], outcomes: Sequence[Outcome]) -> None:
+    """Give each waiter its outcome."""
+    for (_, future), outcome in zip(group, outcomes, strict=True):
+        if not future.done():
+            future.set_result(outcome)
+
+
+def _interrupted() -> Outcome:
+    return Unavailable("the commit was interrupted")
 
 
 def _outcome(prepared: Prepared, row: Sequence[Any] | None) -> Outcome:
