@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -16,7 +15,7 @@ from whistlestop.storage.postgres.writer import GROUP_LIMIT, TransitionWriter
 from whistlestop.storage.records import Transition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from whistlestop.storage.postgres.connection import Pool
 
@@ -27,11 +26,15 @@ class _Pool:
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
+    def connection(self) -> AbstractAsyncContextManager[Any]:
+        return self
+
+    async def __aenter__(self) -> Any:
         await asyncio.sleep(0)
         raise self._error
-        yield
+
+    async def __aexit__(self, *_: object) -> None:
+        return
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), OSError(24, "Too many open files"), MemoryError()])
