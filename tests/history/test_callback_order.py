@@ -19,7 +19,7 @@ from tests.turns import turns
 from whistlestop.common.clients import decoded
 from whistlestop.common.proto import internal_pb2 as internal
 from whistlestop.common.rpcs.history_service import HistoryService
-from whistlestop.history.api.activity.executions import ACTIVITIES
+from whistlestop.history.api.activity.standalone import ACTIVITIES
 from whistlestop.history.api.nexus.executions import OPERATIONS
 from whistlestop.history.core.limits import Limits
 from whistlestop.history.nexus.callback_order import LONGEST_NS

@@ -10,12 +10,14 @@ from temporalio.api.history.v1 import message_pb2 as history_pb
 
 from whistlestop.history.core.state_pb2 import MutableState
 from whistlestop.history.engine import histories
-from whistlestop.history.engine.engine import Engine, Entry
+from whistlestop.history.engine.entries import Entry
 from whistlestop.history.engine.indexed_batches import IndexedBatch, IndexedBatches
 from whistlestop.storage.records import ExecutionKey, HistoryBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from whistlestop.history.engine.engine import Engine
 
 
 def _entry(*batches: Sequence[history_pb.HistoryEvent]) -> Entry:

@@ -27,7 +27,7 @@ from whistlestop.common.proto.nexus_pb2 import (
     RecordNexusTaskStartedRequest,
 )
 from whistlestop.common.rpcs.history_service import HistoryService
-from whistlestop.history.api.activity.executions import ACTIVITIES
+from whistlestop.history.api.activity.standalone import ACTIVITIES
 from whistlestop.history.api.nexus.executions import OPERATIONS
 from whistlestop.history.core.limits import Limits
 from whistlestop.storage.records import NamespaceRecord, NexusEndpointRecord

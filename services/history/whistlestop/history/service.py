@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.common.rpcs.rpc import Channel, Rpc
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.nexus.deliveries import Rest
+    from whistlestop.history.transfers.outcomes import Rest
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import MatchingTask, TimerTask, TransferTask
 

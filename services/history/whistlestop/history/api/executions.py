@@ -14,7 +14,7 @@ from whistlestop.history.core import describe
 from whistlestop.history.core.operations import options
 from whistlestop.history.core.signal.decide import ALREADY_COMPLETED
 from whistlestop.history.core.workflow import cancel, close
-from whistlestop.history.engine import rebuilding
+from whistlestop.history.engine import deletion
 from whistlestop.history.nexus import circuit_breakers
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ async def delete_workflow_execution(
     Raise NOT_FOUND.
     """
     execution = request.workflow_execution
-    await rebuilding.end_and_delete(ports.engine, context.namespace_id, execution.workflow_id, execution.run_id)
+    await deletion.end_and_delete(ports.engine, context.namespace_id, execution.workflow_id, execution.run_id)
     return service_pb.DeleteWorkflowExecutionResponse()
 
 

@@ -38,7 +38,8 @@ from whistlestop.history.nexus import callback_order
 
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
-    from whistlestop.history.engine.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import ExecutionKey, HistoryBatch
 

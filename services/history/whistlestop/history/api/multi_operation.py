@@ -29,7 +29,7 @@ from whistlestop.storage.records import ExecutionKey
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine.engine import Entry
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
 
 MESSAGE = "Update-with-Start could not be executed."

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine.engine import Entry
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
 
 DEFAULT_TIMEOUT_S = 10.0

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
-    from whistlestop.history.engine.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import HistoryBatch
 

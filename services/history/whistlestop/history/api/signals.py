@@ -20,7 +20,7 @@ from whistlestop.history.engine.changes import Next
 if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine.engine import Entry
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
 
 SIGNALED = et.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED

@@ -13,7 +13,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as service_pb
 from whistlestop.common.errors import Code, ServiceError, invalid_argument, not_found
 from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.notify import execution_topic
-from whistlestop.history.engine import rebuilding
+from whistlestop.history.engine import deletion
 from whistlestop.storage.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine.engine import Entry
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
     from whistlestop.storage.records import ExecutionKey
 
@@ -168,7 +168,7 @@ class Standalone:
         try:
             run, _ = await self.change(ports, namespace_id, user_id, request.run_id, decide)
         except Unreadable:
-            await rebuilding.end_and_delete(ports.engine, namespace_id, self.workflow_id(user_id), request.run_id)
+            await deletion.end_and_delete(ports.engine, namespace_id, self.workflow_id(user_id), request.run_id)
             return
         await ports.engine.delete(run.key)
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
 
 MAX_EARLIER_RUNS = 10

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from temporalio.api.history.v1 import message_pb2 as history_pb
 
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine.engine import Engine, Entry
+    from whistlestop.history.engine.engine import Engine
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.storage.records import TransferTask
 
 T = TypeVar("T")

@@ -13,14 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import field
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from google.protobuf.message import DecodeError
 
 from whistlestop.common.errors import Code, ServiceError, not_found
-from whistlestop.common.lazy_dataclasses import dataclass
 from whistlestop.common.messages import nesting
 from whistlestop.common.notify import closed_topic, execution_topic, query_topic, task_queue_topic
 from whistlestop.common.timing.throttle import ThrottledWarnings
@@ -35,9 +33,10 @@ from whistlestop.history.core.transition.run import Run, StartEventNeeded
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.engine import histories, pinning
 from whistlestop.history.engine.conflicts import MAX_CONFLICTS, too_busy
+from whistlestop.history.engine.entries import RUN_NOT_FOUND, Entry
 from whistlestop.history.engine.indexed_batches import IndexedBatches
 from whistlestop.history.nexus.circuit_breakers import CircuitBreakers
-from whistlestop.history.transfers import push
+from whistlestop.history.transfers import push_rows
 from whistlestop.net.tasks.background import Background
 from whistlestop.net.tasks.offload import off_loop
 from whistlestop.storage.errors import CurrentConflict, StorageError, Unreadable, VersionConflict
@@ -66,20 +65,6 @@ RECENT_BYTES = 256 * 1024
 MANY_EVENTS = 500
 """A commit with more events is serialised off the event loop."""
 WORKFLOW_NOT_FOUND = "workflow not found for ID: {}"
-RUN_NOT_FOUND = 'workflow execution not found for workflow ID "{}" and run ID "{}"'
-
-
-@dataclass(slots=True)
-class Entry:
-    """One run in the cache."""
-
-    key: ExecutionKey
-    state: MutableState
-    version: int
-    size: int
-    recent: list[HistoryBatch] = field(default_factory=list)
-    """The newest batches, without a gap up to the last event."""
-    recent_bytes: int = 0
 
 
 class Effects:
@@ -408,7 +393,7 @@ class Engine:
                 raise
         from whistlestop.history.engine import rebuilding
 
-        return await rebuilding.entry_of(self, key)
+        return await rebuilding.entry_of(self.store, key)
 
     async def _decide(self, run: Run, entry: Entry, decide: Callable[[Run], T], *, is_long: bool) -> T:
         """Decide; if the run's first event is needed, read it and decide again."""
@@ -461,7 +446,7 @@ class Engine:
                 raise
         for each in runs:
             if each.pinned_to is not None and each.limits.version_reactivation:
-                await pinning.reactivate(self, each.key.namespace_id, each.pinned_to)
+                await pinning.reactivate(self.deployments, self.clock, each.key.namespace_id, each.pinned_to)
 
     async def _route(self, run: Run) -> None:
         """Route new tasks to their versions; add transfer tasks where a version's workers are started on demand."""
@@ -472,9 +457,9 @@ class Engine:
             versioning.route_tasks(run, namespace_id, deployments)
             run.placed_by[namespace_id] = deployments
             tasks = [task for task in run.tasks_added if task.key.namespace_id == namespace_id]
-            run.transfers += push.rows_for(tasks, deployments, self.ids, self.clock.now_ns())
+            run.transfers += push_rows.rows_for(tasks, deployments, self.ids, self.clock.now_ns())
         if not self.effects.sees_tasks and own in run.placed_by:
-            run.transfers += push.sticky_rows(run, run.placed_by[own], self.ids, self.clock.now_ns())
+            run.transfers += push_rows.sticky_rows(run, run.placed_by[own], self.ids, self.clock.now_ns())
 
     async def _write(self, runs: Sequence[Run], transition: Transition) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
@@ -12,7 +12,9 @@ from whistlestop.storage.records import BranchRange, HistoryBatch
 
 if TYPE_CHECKING:
     from whistlestop.history.core.state_pb2 import MutableState
-    from whistlestop.history.engine.engine import Engine, Entry
+    from whistlestop.history.engine.entries import Entry
+    from whistlestop.history.engine.indexed_batches import IndexedBatches
+    from whistlestop.storage.interface import ExecutionStore
 
 MAX_BATCHES = 256
 MAX_PAGE_BYTES = 2 * 1024 * 1024
@@ -21,13 +23,27 @@ _LEAST_INDEXED = 8
 """The fewest events of a batch that is worth indexing."""
 
 
+class Source(Protocol):
+    """What histories are read from: an engine."""
+
+    @property
+    def store(self) -> ExecutionStore:
+        """Where batches are stored."""
+        ...
+
+    @property
+    def indexed(self) -> IndexedBatches:
+        """Batches of which single events were read."""
+        ...
+
+
 def branches_of(state: MutableState) -> list[BranchRange]:
     """Return the ranges that hold the run's events; the last one ends at its next event."""
     return [BranchRange(b.branch_id, b.first_event_id, b.next_event_id or state.next_event_id) for b in state.branches]
 
 
 async def read_batches(
-    engine: Engine,
+    engine: Source,
     entry: Entry,
     first_event_id: int,
     next_event_id: int,
@@ -69,7 +85,7 @@ def trimmed(batch: HistoryBatch, first_event_id: int, next_event_id: int) -> byt
     return history_pb.History(events=kept).SerializeToString()
 
 
-async def read_event(engine: Engine, entry: Entry, batch_id: int, event_id: int) -> history_pb.HistoryEvent:
+async def read_event(engine: Source, entry: Entry, batch_id: int, event_id: int) -> history_pb.HistoryEvent:
     """Return one event of the batch that begins with `batch_id`. Raise LookupError when history does not have it."""
     first_event_id = batch_id or event_id
     indexed = engine.indexed.get(entry.key, first_event_id)

@@ -13,14 +13,15 @@ from whistlestop.storage.errors import StorageError
 if TYPE_CHECKING:
     from temporalio.api.deployment.v1.message_pb2 import WorkerDeploymentVersionInfo
 
+    from whistlestop.common.clock import Clock
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.common.versioning.deployments import Version
-    from whistlestop.history.engine.engine import Engine
+    from whistlestop.storage.deployments import Deployments
 
 log = logging.getLogger(__name__)
 
 
-async def reactivate(engine: Engine, namespace_id: str, version: Version) -> None:
+async def reactivate(deployments: Deployments, clock: Clock, namespace_id: str, version: Version) -> None:
     """Mark an INACTIVE or DRAINED version as draining again, because a run has been pinned to it.
 
     Raise StorageError.
@@ -32,11 +33,11 @@ async def reactivate(engine: Engine, namespace_id: str, version: Version) -> Non
 
     def change(known: NamespaceDeployments) -> None:
         if (info := find(known)) is not None:
-            drainage.begin(info, engine.clock.now_ns())
+            drainage.begin(info, clock.now_ns())
 
     try:
-        if find(await engine.deployments.cached(namespace_id)) is not None:
-            await engine.deployments.change(namespace_id, change)
+        if find(await deployments.cached(namespace_id)) is not None:
+            await deployments.change(namespace_id, change)
     except (ServiceError, StorageError) as error:
         # The run is pinned already, so its caller must not see this; the version is only shown as idle.
         log.warning("version %s could not be marked as draining: %s", version_string(version), error)

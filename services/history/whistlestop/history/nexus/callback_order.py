@@ -21,7 +21,7 @@ from whistlestop.history.nexus.callbacks import stays_here
 if TYPE_CHECKING:
     from whistlestop.history.core.limits import Limits
     from whistlestop.history.core.state_pb2 import MutableState
-    from whistlestop.history.engine.engine import Entry
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
 
 LONGEST_NS = SECOND_NS

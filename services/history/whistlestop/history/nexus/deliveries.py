@@ -17,11 +17,11 @@ from whistlestop.history.engine import changes
 from whistlestop.history.nexus import callbacks as nexus_callbacks
 from whistlestop.history.nexus import external_endpoints, system_operations
 from whistlestop.history.nexus import http as nexus_http
+from whistlestop.history.transfers.outcomes import PutOff
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import TypeAlias
 
     from temporalio.api.failure.v1 import message_pb2 as failure_pb
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
     from whistlestop.history.ports import HistoryPorts
+    from whistlestop.history.transfers.outcomes import Rest
     from whistlestop.storage.records import TransferTask
-
-    Rest: TypeAlias = Callable[[], Awaitable[None]]
 
 T = TypeVar("T")
 OPERATION_HEADER = "nexus-operation-token"
@@ -42,14 +41,6 @@ KINDS = frozenset({_START, _CANCEL, _CALLBACK})
 _UNKNOWN_ENDPOINT = "endpoint not registered"
 _EXTERNAL = "outside"
 """In place of a namespace id, for an external endpoint."""
-
-
-class PutOff(Exception):
-    """The transfer task has to be delivered again at that time."""
-
-    def __init__(self, until_ns: int) -> None:
-        super().__init__(f"until {until_ns}")
-        self.until_ns = until_ns
 
 
 # ---- requests --------------------------------------------------------------------------------------------------------

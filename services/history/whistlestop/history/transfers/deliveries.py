@@ -20,7 +20,7 @@ from whistlestop.history.core.workflow import close
 from whistlestop.history.engine import changes
 from whistlestop.history.engine.changes import Overtaken
 from whistlestop.history.nexus import deliveries as nexus_deliveries
-from whistlestop.history.transfers import push, worker_commands
+from whistlestop.history.transfers import push_rows, worker_commands
 from whistlestop.storage.records import ExecutionKey
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.changes import Changes
     from whistlestop.history.engine.engine import Engine
-    from whistlestop.history.nexus.deliveries import Rest
     from whistlestop.history.ports import HistoryPorts
+    from whistlestop.history.transfers.outcomes import Rest
     from whistlestop.storage.records import CurrentExecution, TransferTask
 
 MAX_RESETS = 20
@@ -47,7 +47,7 @@ async def deliver(ports: HistoryPorts, task: TransferTask) -> Rest | None:
 
     Raise ServiceError or StorageError when the delivery has to be retried; so does the remaining part.
     """
-    if task.kind == push.KIND:
+    if task.kind == push_rows.KIND:
         await ports.push.deliver(task)
         return None
     data = nesting.parse(TransferData, task.data)

@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import event_type_pb2 as et
 from temporalio.api.enums.v1 import failed_cause_pb2 as fc
 from temporalio.api.history.v1 import message_pb2 as history_pb
 
-from whistlestop.common.errors import Code, ServiceError
+from whistlestop.common.errors import ServiceError
 from whistlestop.history.core.callback import decide as callbacks
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.external import decide as external
@@ -22,6 +22,7 @@ from whistlestop.history.core.nexus import decide as nexus_operations
 from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.state_pb2 import TransferData
 from whistlestop.history.engine import changes
+from whistlestop.history.transfers.outcomes import is_final
 from whistlestop.storage.errors import Refused
 from whistlestop.storage.records import ExecutionKey
 
@@ -35,11 +36,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _NEXUS = {"nexus_start": False, "nexus_cancel": True}
-
-
-def is_final(error: Exception) -> bool:
-    """Return whether no retry of a delivery can succeed."""
-    return isinstance(error, Refused) or (isinstance(error, ServiceError) and error.code is Code.INVALID_ARGUMENT)
 
 
 async def give_up(ports: HistoryPorts, task: TransferTask, error: Exception) -> None:

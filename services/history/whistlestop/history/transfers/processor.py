@@ -18,9 +18,8 @@ from whistlestop.common.clock import SECOND_NS, wait_until
 from whistlestop.common.errors import ServiceError
 from whistlestop.common.timing.backoff import backoff
 from whistlestop.history.engine.transient_errors import is_transient
-from whistlestop.history.nexus.deliveries import PutOff
-from whistlestop.history.transfers import push
-from whistlestop.history.transfers.failed_deliveries import is_final
+from whistlestop.history.transfers import push_rows
+from whistlestop.history.transfers.outcomes import PutOff, is_final
 from whistlestop.net.tasks.loops import Loop
 from whistlestop.storage.errors import StorageError
 from whistlestop.storage.records import SLOTS
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from whistlestop.common.clock import Clock
-    from whistlestop.history.nexus.deliveries import Rest
+    from whistlestop.history.transfers.outcomes import Rest
     from whistlestop.storage.interface import Store
     from whistlestop.storage.records import ExecutionKey, TransferTask
     from whistlestop.storage.set_aside import SetAside
@@ -184,7 +183,7 @@ class TransferProcessor:
             rest: Rest | None = None
             try:
                 # Starting workers on demand may wait for another server, too, and its rows have a queue of their own.
-                async with self._external if task.kind == push.KIND else self._slots:
+                async with self._external if task.kind == push_rows.KIND else self._slots:
                     if not self._is_late():
                         rest = await self._attempt(task, partial(self._deliver, task))
             finally:
@@ -254,7 +253,7 @@ class TransferProcessor:
         """Note that the row can't be processed, and retry it after a growing time."""
         noted = await self._aside.note(TABLE, _row_of(task), error)
         try:
-            if task.kind != push.KIND and await self._store.get_execution(task.key) is None:
+            if task.kind != push_rows.KIND and await self._store.get_execution(task.key) is None:
                 # It has failed as long as its run existed, and nobody can repair it now.
                 await self._store.delete_transfer_task(task)
                 await self._aside.forget(TABLE, _row_of(task))

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
-
 from whistlestop.common.clients import decoded
 from whistlestop.common.context import CallContext
 from whistlestop.common.errors import Code, ServiceError
@@ -34,70 +32,21 @@ from whistlestop.storage.records import ExecutionKey, TimerTask, TransferTask, s
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from whistlestop.common.ids import Ids
     from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
     from whistlestop.common.rpcs.history_service import HistoryService
     from whistlestop.common.rpcs.matching_service import MatchingService
-    from whistlestop.history.core.transition.run import Run
     from whistlestop.history.engine.engine import Engine
     from whistlestop.history.transfers.processor import TransferProcessor
     from whistlestop.storage.namespaces import NamespaceCache
     from whistlestop.storage.records import MatchingTask
 
-KIND = "push"
-"""The kind of the transfer task and of the timer row."""
-_PREFIX = "temporal-sys-push:"
-_STICKY_PREFIX = "temporal-sys-push-sticky:"
-_WORKFLOW = int(queue_enums.TASK_QUEUE_TYPE_WORKFLOW)
+from whistlestop.history.transfers.push_rows import KIND, PREFIX, STICKY_PREFIX, key_of, row_of, rows_for
+
 _REMEMBERED = 10_000
 
 
-def rows_for(
-    tasks: Iterable[MatchingTask], deployments: NamespaceDeployments, ids: Ids, now_ns: int
-) -> list[TransferTask]:
-    """Return the transfer tasks for these tasks: one for each version whose workers are started on demand."""
-    keys = set()
-    for task in tasks:
-        version = pushed_version(deployments, task.key.task_queue, task.key.task_type)
-        if version is not None:
-            keys.add(_key_of(task.key.namespace_id, version))
-    return [_row(key, ids, now_ns) for key in sorted(keys, key=lambda key: key.workflow_id)]
-
-
-def _row(key: ExecutionKey, ids: Ids, now_ns: int) -> TransferTask:
-    return TransferTask(slot_of(key.namespace_id, key.workflow_id), ids.task_id(now_ns), key, KIND, b"", now_ns)
-
-
-def sticky_rows(run: Run, deployments: NamespaceDeployments, ids: Ids, now_ns: int) -> list[TransferTask]:
-    """Return the transfer tasks for tasks on a sticky queue of a version whose workers are started on demand.
-
-    Empty when there is no such task.
-    """
-    state = run.state
-    version = state.versioning_info.deployment_version
-    queue = versioned_queue(state.task_queue, version)
-    if not state.sticky_task_queue or pushed_version(deployments, queue, _WORKFLOW) is None:
-        return []
-    rows = []
-    for task in run.tasks_added:
-        if task.key.task_queue == state.sticky_task_queue:
-            request = ResetStickyTaskRequest(
-                execution={"workflow_id": task.workflow_id, "run_id": task.run_id},  # type: ignore[arg-type]
-                scheduled_event_id=task.scheduled_event_id,
-                stamp=task.stamp,
-            )
-            key = ExecutionKey(task.key.namespace_id, _STICKY_PREFIX + task.key.task_queue, "")
-            slot = slot_of(key.namespace_id, key.workflow_id)
-            rows.append(TransferTask(slot, ids.task_id(now_ns), key, KIND, request.SerializeToString(), now_ns))
-    return rows
-
-
-def _key_of(namespace_id: str, version: Version) -> ExecutionKey:
-    return ExecutionKey(namespace_id, _PREFIX + version_string(version), "")
-
-
 def _version_of(key: ExecutionKey) -> Version:
-    name, _, build_id = key.workflow_id.removeprefix(_PREFIX).partition(":")
+    name, _, build_id = key.workflow_id.removeprefix(PREFIX).partition(":")
     return Version(deployment_name=name, build_id=build_id)
 
 
@@ -141,8 +90,8 @@ class Pushes:
                 version = info.deployment_version
                 if pushed_version(deployments, versioned_queue(name, version), kind) is not None:
                     versions[version_string(version)] = version
-        keys = [_key_of(namespace_id, version) for version in versions.values()]
-        self._transfers.notify([_row(key, self._engine.ids, self._engine.clock.now_ns()) for key in keys])
+        keys = [key_of(namespace_id, version) for version in versions.values()]
+        self._transfers.notify([row_of(key, self._engine.ids, self._engine.clock.now_ns()) for key in keys])
 
     async def deliver(self, task: TransferTask) -> None:
         """Notify matching of the task's version, once for all transfer tasks that are queued for it.
@@ -167,7 +116,7 @@ class Pushes:
     async def _check_sticky(self, task: TransferTask) -> None:
         """Move the task to the version's queue if nobody polls the sticky queue; that starts a worker."""
         context = CallContext(namespace_id=task.key.namespace_id)
-        asked = HasPollerRequest(task_queue=task.key.workflow_id.removeprefix(_STICKY_PREFIX))
+        asked = HasPollerRequest(task_queue=task.key.workflow_id.removeprefix(STICKY_PREFIX))
         answer = decoded(await self._matching.HasPoller(asked, context), HasPollerResponse)
         if not answer.has_poller:
             try:

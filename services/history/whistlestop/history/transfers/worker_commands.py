@@ -24,7 +24,7 @@ from whistlestop.history.core.nexus import failures as nexus_failures
 from whistlestop.history.core.nexus.decide import TASK_TYPE_NEXUS
 from whistlestop.history.core.workflow_task.decide import DEFAULT_PRIORITY
 from whistlestop.history.engine.waiting_callers import KEEP_NS
-from whistlestop.history.nexus.deliveries import PutOff
+from whistlestop.history.transfers.outcomes import PutOff
 from whistlestop.storage.records import ExecutionKey, MatchingTask, QueryRecord, TaskKey
 
 if TYPE_CHECKING:

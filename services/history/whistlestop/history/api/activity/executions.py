@@ -22,7 +22,8 @@ from whistlestop.history.api.activity.operations import (
     unpause_activity,
     update_activity_options,
 )
-from whistlestop.history.api.standalone import Standalone, already_started, long_poll_token
+from whistlestop.history.api.activity.standalone import ACTIVITIES
+from whistlestop.history.api.standalone import already_started, long_poll_token
 from whistlestop.history.api.start import Start, start
 from whistlestop.history.core.activity import standalone as core
 from whistlestop.history.core.activity import standalone_describe as describe
@@ -39,13 +40,6 @@ if TYPE_CHECKING:
 OPTION_FIELDS = (
     "task_queue", "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout",
     "heartbeat_timeout", "retry_policy", "priority", "start_delay",
-)  # fmt: skip
-
-
-ACTIVITIES = Standalone(
-    id_field="activity_id", id_prefix=core.ID_PREFIX, division=core.DIVISION, missing=core.NOT_FOUND,
-    deleted="Delete activity execution", is_standalone=core.is_standalone, end=core.terminate,
-    long_poll=lambda limits: (limits.activity_long_poll_ns, limits.activity_long_poll_buffer_ns),
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from whistlestop.common.rpcs.history_service import HistoryService
 from whistlestop.common.versioning.deployments import version_of
 from whistlestop.history import tokens
 from whistlestop.history.api import handles
-from whistlestop.history.api.activity.executions import ACTIVITIES
+from whistlestop.history.api.activity.standalone import ACTIVITIES
 from whistlestop.history.core.activity import decide as core_activity
 from whistlestop.history.core.activity import standalone as activity_execution
 from whistlestop.history.core.activity.machine import A

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whistlestop.common.context import CallContext
     from whistlestop.history.core.state_pb2 import MutableState
     from whistlestop.history.core.transition.run import Run
-    from whistlestop.history.engine.engine import Entry
+    from whistlestop.history.engine.entries import Entry
     from whistlestop.history.ports import HistoryPorts
 
 _TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
