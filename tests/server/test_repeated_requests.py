@@ -17,6 +17,7 @@ from tests.parity import commands, servers
 from tests.parity.puppet import Puppet, payloads, seconds
 from tests.patience import PATIENCE_S
 from tests.postgres import available
+from whistlestop.frontend.own_rpcs import OWN_REGISTRY
 from whistlestop.frontend.registry import REGISTRY
 
 if TYPE_CHECKING:
@@ -204,7 +205,8 @@ NOT_TRIED = {
 
 
 def test_every_rpc_with_a_request_id_is_tried() -> None:
-    takes = {spec.method for spec in REGISTRY.values() if "request_id" in spec.request_type.DESCRIPTOR.fields_by_name}
+    specs = (REGISTRY | OWN_REGISTRY).values()
+    takes = {spec.method for spec in specs if "request_id" in spec.request_type.DESCRIPTOR.fields_by_name}
     assert takes == {request.rpc for request in REQUESTS} | NOT_TRIED.keys()
 
 

@@ -32,6 +32,7 @@ ServerT = TypeVar("ServerT")
 if TYPE_CHECKING:
     RequestT = TypeVar("RequestT", bound=Message)
     ResponseT = TypeVar("ResponseT", bound=Message)
+    OtherRequestT = TypeVar("OtherRequestT", bound=Message)
 
     class _Decorator(Protocol[ServerT, RequestT, ResponseT]):
         """Registers a function as it is: the type of its reply stays known to those who call it directly."""
@@ -76,6 +77,14 @@ class Handlers(RpcTable["Handler[ServerT]"], Generic[ServerT]):
 
     @overload
     def register(self, rpc: Rpc[RequestT, ResponseT], /) -> _Decorator[ServerT, RequestT, ResponseT]: ...
+
+    @overload
+    def register(
+        self, rpc: Rpc[RequestT, Any], other: Rpc[OtherRequestT, Any], /
+    ) -> Callable[
+        [Callable[[ServerT, RequestT | OtherRequestT, CallContext], Awaitable[Reply]]],
+        Callable[[ServerT, RequestT | OtherRequestT, CallContext], Awaitable[Reply]],
+    ]: ...
 
     @overload
     def register(self, *rpcs: Rpc[Any, Any]) -> Callable[[FunctionT], FunctionT]: ...

@@ -163,7 +163,11 @@ def _check_retry_delays(failure: Failure) -> None:
 
 
 @handles(WorkflowService.RespondActivityTaskCompleted, WorkflowService.RespondActivityTaskCompletedById)
-async def activity_completed(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
+async def activity_completed(
+    frontend: FrontendPorts,
+    request: service_pb.RespondActivityTaskCompletedRequest | service_pb.RespondActivityTaskCompletedByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Serve RespondActivityTaskCompleted, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.result):
         return await _forward(frontend, request, context)
@@ -171,7 +175,11 @@ async def activity_completed(frontend: FrontendPorts, request: Any, context: Cal
 
 
 @handles(WorkflowService.RespondActivityTaskCanceled, WorkflowService.RespondActivityTaskCanceledById)
-async def activity_canceled(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
+async def activity_canceled(
+    frontend: FrontendPorts,
+    request: service_pb.RespondActivityTaskCanceledRequest | service_pb.RespondActivityTaskCanceledByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Serve RespondActivityTaskCanceled, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
         return await _forward(frontend, request, context)
@@ -179,7 +187,11 @@ async def activity_canceled(frontend: FrontendPorts, request: Any, context: Call
 
 
 @handles(WorkflowService.RecordActivityTaskHeartbeat, WorkflowService.RecordActivityTaskHeartbeatById)
-async def activity_heartbeat(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
+async def activity_heartbeat(
+    frontend: FrontendPorts,
+    request: service_pb.RecordActivityTaskHeartbeatRequest | service_pb.RecordActivityTaskHeartbeatByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Serve RecordActivityTaskHeartbeat, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
         return await _forward(frontend, request, context)
@@ -189,7 +201,11 @@ async def activity_heartbeat(frontend: FrontendPorts, request: Any, context: Cal
 
 
 @handles(WorkflowService.RespondActivityTaskFailed, WorkflowService.RespondActivityTaskFailedById)
-async def activity_failed(frontend: FrontendPorts, request: Any, context: CallContext) -> Reply:
+async def activity_failed(
+    frontend: FrontendPorts,
+    request: service_pb.RespondActivityTaskFailedRequest | service_pb.RespondActivityTaskFailedByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Serve RespondActivityTaskFailed, by token or by id. The reply's `failures` report what was cut.
 
     Raise ServiceError.

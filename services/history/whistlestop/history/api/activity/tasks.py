@@ -182,7 +182,11 @@ def _details(request: Any, field: str) -> common_pb.Payloads | None:
 
 
 @handles(HistoryService.RespondActivityTaskCompleted, HistoryService.RespondActivityTaskCompletedById)
-async def respond_activity_task_completed(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
+async def respond_activity_task_completed(
+    ports: HistoryPorts,
+    request: service_pb.RespondActivityTaskCompletedRequest | service_pb.RespondActivityTaskCompletedByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Complete the activity. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
     result = _details(request, "result")
@@ -198,7 +202,11 @@ async def respond_activity_task_completed(ports: HistoryPorts, request: Any, con
 
 
 @handles(HistoryService.RespondActivityTaskFailed, HistoryService.RespondActivityTaskFailedById)
-async def respond_activity_task_failed(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
+async def respond_activity_task_failed(
+    ports: HistoryPorts,
+    request: service_pb.RespondActivityTaskFailedRequest | service_pb.RespondActivityTaskFailedByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Record that the attempt failed. Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one."""
     token = _token(request, context)
     failure: failure_pb.Failure | None = request.failure if request.HasField("failure") else None
@@ -215,7 +223,11 @@ async def respond_activity_task_failed(ports: HistoryPorts, request: Any, contex
 
 
 @handles(HistoryService.RespondActivityTaskCanceled, HistoryService.RespondActivityTaskCanceledById)
-async def respond_activity_task_canceled(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
+async def respond_activity_task_canceled(
+    ports: HistoryPorts,
+    request: service_pb.RespondActivityTaskCanceledRequest | service_pb.RespondActivityTaskCanceledByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Close the activity as cancelled.
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT if that was not requested.
@@ -234,7 +246,11 @@ async def respond_activity_task_canceled(ports: HistoryPorts, request: Any, cont
 
 
 @handles(HistoryService.RecordActivityTaskHeartbeat, HistoryService.RecordActivityTaskHeartbeatById)
-async def record_activity_task_heartbeat(ports: HistoryPorts, request: Any, context: CallContext) -> Reply:
+async def record_activity_task_heartbeat(
+    ports: HistoryPorts,
+    request: service_pb.RecordActivityTaskHeartbeatRequest | service_pb.RecordActivityTaskHeartbeatByIdRequest,
+    context: CallContext,
+) -> Reply:
     """Record a heartbeat; the reply tells whether the attempt is to be cancelled, paused or reset.
 
     Raise NOT_FOUND for a stale token, INVALID_ARGUMENT for a malformed one.
