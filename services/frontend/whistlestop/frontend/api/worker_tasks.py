@@ -21,7 +21,7 @@ from whistlestop.frontend.api.rules import handles, validates
 from whistlestop.frontend.api.versioning.worker_version import check_worker_version
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Mapping
 
     from google.protobuf.message import Message
     from temporalio.api.failure.v1.message_pb2 import Failure
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from whistlestop.frontend.ports import FrontendPorts
     from whistlestop.storage.namespaces import Namespace
 
+_RPCS: Mapping[type[Message], Rpc[Any, Any]] = {rpc.request_type: rpc for rpc in HistoryService.rpcs.values()}
+"""The RPCs of history by the types of their requests."""
 _RESULT_TOO_LARGE = "Complete result exceeds size limit."
 _CANCEL_TOO_LARGE = "Cancel details exceed size limit."
 _HEARTBEAT_TOO_LARGE = "Heartbeat details exceed size limit."
@@ -170,7 +172,7 @@ async def activity_completed(
 ) -> Reply:
     """Serve RespondActivityTaskCompleted, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.result):
-        return await _forward(frontend, request, context)
+        return await frontend.history.bind(_RPCS[type(request)])(request, context)
     return await _fail_instead(frontend, request, context, _RESULT_TOO_LARGE)
 
 
@@ -182,7 +184,7 @@ async def activity_canceled(
 ) -> Reply:
     """Serve RespondActivityTaskCanceled, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
-        return await _forward(frontend, request, context)
+        return await frontend.history.bind(_RPCS[type(request)])(request, context)
     return await _fail_instead(frontend, request, context, _CANCEL_TOO_LARGE)
 
 
@@ -194,7 +196,7 @@ async def activity_heartbeat(
 ) -> Reply:
     """Serve RecordActivityTaskHeartbeat, by token or by id. Raise what history raises (NOT_FOUND and others)."""
     if _fits(frontend, context, request.details):
-        return await _forward(frontend, request, context)
+        return await frontend.history.bind(_RPCS[type(request)])(request, context)
     response: Any = await _fail_instead(frontend, request, context, _HEARTBEAT_TOO_LARGE)
     response.cancel_requested = True
     return _as_message(response)
@@ -211,21 +213,21 @@ async def activity_failed(
     Raise ServiceError.
     """
     if _fits(frontend, context, request.failure) and _fits(frontend, context, request.last_heartbeat_details):
-        return await _forward(frontend, request, context)
-    response = _rpc_of(request).response_type()
+        return await frontend.history.bind(_RPCS[type(request)])(request, context)
+    response = _RPCS[type(request)].response_type()
     if not _fits(frontend, context, request.last_heartbeat_details):
         response.failures.append(server_failure(_HEARTBEAT_TOO_LARGE, non_retryable=True))
         request.ClearField("last_heartbeat_details")
     if not _fits(frontend, context, request.failure):
         request.failure.CopyFrom(_cut(request.failure, frontend.config.of(context.namespace)))
         response.failures.append(request.failure)
-    await _forward(frontend, request, context)
+    await frontend.history.bind(_RPCS[type(request)])(request, context)
     return _as_message(response)
 
 
 async def _fail_instead(frontend: FrontendPorts, request: Any, context: CallContext, reason: str) -> Message:
     """Fail the activity with `reason`; return an empty response to the original request."""
-    rpc = _rpc_of(request)
+    rpc = _RPCS[type(request)]
     by_id = rpc.method.endswith("ById")
     kind = service_pb.RespondActivityTaskFailedByIdRequest if by_id else service_pb.RespondActivityTaskFailedRequest
     failed: Any = kind()
@@ -233,22 +235,13 @@ async def _fail_instead(frontend: FrontendPorts, request: Any, context: CallCont
     for name in (*names, "identity"):
         setattr(failed, name, getattr(request, name))
     failed.failure.CopyFrom(server_failure(reason, non_retryable=True))
-    await _forward(frontend, failed, context)
+    await frontend.history.bind(_RPCS[type(failed)])(failed, context)
     return _as_message(rpc.response_type())
 
 
 def _as_message(message: Any) -> Message:
     result: Message = message
     return result
-
-
-def _rpc_of(request: Message) -> Rpc[Any, Any]:
-    return HistoryService.rpcs[str(request.DESCRIPTOR.name).removesuffix("Request")]
-
-
-def _forward(frontend: FrontendPorts, request: Message, context: CallContext) -> Awaitable[Reply]:
-    """Call the RPC of the request in history."""
-    return frontend.history.bind(_rpc_of(request))(request, context)
 
 
 def _fits(frontend: FrontendPorts, context: CallContext, part: Message) -> bool:
