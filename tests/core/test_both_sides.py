@@ -16,6 +16,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as rr
 
 from tests.core.command_builders import made, payload, schedule_activity, start_timer
 from tests.core.harness import World
+from tests.core.versioning.test_versioning import V1, routing
+from whistlestop.common.errors import ServiceError
 from whistlestop.common.proto.deployment_pb2 import NamespaceDeployments
 from whistlestop.common.proto.internal_pb2 import TaskToken
 from whistlestop.common.proto.nexus_pb2 import NexusTaskData
@@ -25,7 +27,8 @@ from whistlestop.history.core.activity import deadlines, standalone
 from whistlestop.history.core.activity import decide as activity
 from whistlestop.history.core.child import decide as children
 from whistlestop.history.core.limits import Limits
-from whistlestop.history.core.operations import options, reset
+from whistlestop.history.core.nexus import decide as nexus_operations
+from whistlestop.history.core.operations import options, pause, reset
 from whistlestop.history.core.signal import decide as signals
 from whistlestop.history.core.state_pb2 import Activity, MutableState
 from whistlestop.history.core.times import SECOND_NS
@@ -33,6 +36,7 @@ from whistlestop.history.core.transition.run import StartEventNeeded
 from whistlestop.history.core.versioning import decide as versioning
 from whistlestop.history.core.versioning import nexus as nexus_routing
 from whistlestop.history.core.versioning import reset_points
+from whistlestop.history.core.workflow_task import decide as workflow_task
 from whistlestop.storage.records import MatchingTask, TaskKey
 
 UPSERT = common_pb.SearchAttributes(indexed_fields={"City": payload("Bern")})
@@ -354,3 +358,155 @@ def test_the_deadlines_of_an_activity(kind: str) -> None:
     one.paused = True
     assert deadlines.deadlines(one) == []
     assert deadlines.next_deadline(one) == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in COMMANDS if kind.startswith(("start_child", "signal", "request"))])
+def test_commands_stay_in_their_namespace(kind: str) -> None:
+    for namespace, is_taken in (("", True), ("default", True), ("other", False)):
+        world = World()
+        world.start()
+        world.poll()
+        outcome = world.complete(command(kind, {**COMMANDS[kind], "namespace": namespace}))
+        assert (outcome.error is None) == is_taken
+        assert outcome.error is None or "cross namespace commands are not allowed" in outcome.error.message
+
+
+@pytest.mark.parametrize("kind", ["timer", "activity", "marker", "signal", "child"])
+def test_ids_are_as_long_as_the_limit_allows(kind: str) -> None:
+    for length, is_taken in ((20, True), (21, False)):
+        name = "x" * length
+        fields: dict[str, tuple[str, dict[str, Any]]] = {
+            "timer": ("start_timer", {"timer_id": name}), "activity": ("schedule_activity_task", {"activity_id": name}),
+            "marker": ("record_marker", {"marker_name": name}),
+            "signal": ("signal_external_workflow_execution", {"execution": {"workflow_id": name}}),
+            "child": ("start_child_workflow_execution", {"workflow_id": name}),
+        }  # fmt: skip
+        chosen, changed = fields[kind]
+        world = World(Limits(id_length=20))
+        world.start()
+        world.poll()
+        assert (world.complete(command(chosen, {**COMMANDS[chosen], **changed})).error is None) == is_taken
+
+
+def test_a_pause_is_ended_once() -> None:
+    world = World()
+    world.start()
+
+    def unpause(request_id: str) -> None:
+        request = rr.UnpauseWorkflowExecutionRequest(identity="me", reason="why", request_id=request_id)
+        world.transact(lambda run: pause.unpause(run, request))
+
+    def paused() -> None:
+        request = rr.PauseWorkflowExecutionRequest(identity="me", reason="why", request_id="p")
+        world.transact(lambda run: pause.pause(run, request))
+
+    paused()
+    assert (world.last("WorkflowExecutionPaused").identity, world.last("WorkflowExecutionPaused").reason) == (
+        "me",
+        "why",
+    )
+    unpause("u")
+    ended = world.last("WorkflowExecutionUnpaused")
+    assert (ended.identity, ended.reason, ended.request_id) == ("me", "why", "u")
+    names = world.names()
+    unpause("u")
+    assert world.names() == names
+    for request_id in ("", "other"):
+        with pytest.raises(ServiceError, match="workflow is not paused"):
+            unpause(request_id)
+
+
+def test_reset_points_are_bounded() -> None:
+    state = MutableState()
+    for number in range(25):
+        completed = made(
+            history_pb.HistoryEvent, event_id=number + 1,
+            workflow_task_completed_event_attributes={"binary_checksum": str(number)},
+        )  # fmt: skip
+        reset_points.note_completion(state, completed)
+    assert [point.binary_checksum for point in state.reset_points.points] == [str(number) for number in range(5, 25)]
+
+
+def test_waiting_tasks_of_standalone_executions_are_moved() -> None:
+    world = World()
+    options_ = made(activity_pb.ActivityOptions, task_queue={"name": "orders"})
+    world.start(first_task=False, prepare=lambda run: standalone.begin(run, "a", options_))
+    run = world.load()
+    [task] = world.offered(2)
+    assert versioning.redispatch(run, task, routing(V1))
+    assert run.state.activity_execution.stamp == task.stamp + 1 == run.tasks_added[0].stamp
+
+
+def test_requests_of_ended_operations_are_forgotten_at_their_deadline() -> None:
+    world = World()
+    world.start()
+    run = world.load()
+    for deadline_ns in (run.now_ns - 1, run.now_ns, run.now_ns + 1):
+        run.state.ended_nexus_requests.add(deadline_ns=deadline_ns)
+    nexus_operations._leave_request(run, run.state.nexus_operations[5], cancel=False)
+    assert [request.deadline_ns for request in run.state.ended_nexus_requests] == [run.now_ns + 1]
+
+
+def test_options_are_changed_again_by_a_reset() -> None:
+    callback = made(common_pb.Callback, nexus={"url": "http://there"})
+    fields: dict[str, Any] = {
+        "versioning_override": {"auto_upgrade": True}, "priority": {"priority_key": 2},
+        "time_skipping_config": {"enabled": True, "max_session_skip_count": 3}, "time_skipping_config_updated": True,
+        "attached_request_id": "r", "attached_completion_callbacks": [callback], "identity": "me",
+        "workflow_update_options": [{"update_id": "u"}],
+    }  # fmt: skip
+    for changes in (fields, {"unset_versioning_override": True, "identity": "me"}):
+        event = made(
+            history_pb.HistoryEvent, event_type=et.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,
+            workflow_execution_options_updated_event_attributes=changes, links=[{"workflow": {"workflow_id": "w"}}],
+        )  # fmt: skip
+        world = World()
+        world.start()
+        run = world.load()
+        reset.reapply(run, [event], frozenset())
+        assert run.mem_buffer[-1].workflow_execution_options_updated_event_attributes == (
+            event.workflow_execution_options_updated_event_attributes
+        )
+        assert list(run.mem_buffer[-1].links) == list(event.links)
+        count = len(run.mem_buffer)
+        reset.reapply(run, [event], frozenset())
+        assert len(run.mem_buffer) == count + ("attached_request_id" not in changes)
+        everything = frozenset({reset.EXCLUDE_SIGNAL, reset.EXCLUDE_UPDATE, reset.EXCLUDE_NEXUS, 4})
+        assert reset._excludes_everything(everything - {4}) or reset._excludes_everything(everything)
+        before = len(run.mem_buffer)
+        reset.reapply(run, [event], everything)
+        assert len(run.mem_buffer) == before
+
+
+@pytest.mark.parametrize(("build_id", "attempt"), [("b", 2), ("c", 1), ("", 2)])
+def test_a_task_that_another_build_takes_is_a_first_attempt(build_id: str, attempt: int) -> None:
+    world = World()
+    world.start()
+    world.poll()
+    run = world.load()
+    workflow_task.fail(run, fc.WORKFLOW_TASK_FAILED_CAUSE_BAD_BINARY, None, "me")
+    workflow_task.schedule(run)
+    run.state.workflow_task.build_id = "b"
+    run.new_batch()
+    stamp = common_pb.WorkerVersionStamp(build_id=build_id, use_versioning=bool(build_id))
+    workflow_task.start(run, request_id="r", identity="me", stamp=stamp)
+    assert run.state.workflow_task.attempt == attempt
+    written = [event.event_type for batch in run.batches[1:] for event in batch]
+    scheduled, started = et.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, et.EVENT_TYPE_WORKFLOW_TASK_STARTED
+    assert written == ([scheduled, started] if attempt == 1 else [])
+
+
+def test_requests_of_updates_that_are_known_for_something_else() -> None:
+    world = World()
+    world.start()
+    world.poll()
+    run = world.load()
+    for kind in (et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED, et.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED):
+        run.state.request_ids["p"].event_type, run.state.request_ids["p"].event_id = kind, 1
+        event = made(
+            history_pb.HistoryEvent, event_type=et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED, event_id=9,
+            workflow_execution_update_admitted_event_attributes={"request": {"request_id": "p"}},
+        )  # fmt: skip
+        run._wire(event)
+        is_own = kind == et.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED
+        assert run.state.request_ids["p"].event_id == (9 if is_own else 1)

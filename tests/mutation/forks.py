@@ -175,7 +175,7 @@ class ForkServer:
         names = list(request.tests)
         while names:
             with _written(mutant):
-                is_new = request.is_imported
+                is_new = request.is_imported or not self._fits(mutant)
                 outcome = self._in_new_process(names) if is_new else self._in_fork(names, request, mutant)
             killer = outcome.killer
             if not killer or killer not in names or not self._in_fork([killer], request).killer:
@@ -210,6 +210,15 @@ class ForkServer:
 
     def _install(self, mutant: Mutant) -> None:
         """Give the function around the mutation its new code."""
+        for function, code in self._replaced(mutant):
+            function.__code__ = code
+
+    def _fits(self, mutant: Mutant) -> bool:
+        """Return whether the function can get the new code: not if it has other free variables, as without `super()`."""
+        return all(function.__code__.co_freevars == code.co_freevars for function, code in self._replaced(mutant))
+
+    def _replaced(self, mutant: Mutant) -> Iterator[tuple[FunctionType, CodeType]]:
+        """Yield the functions around the mutation, each with its new code."""
         function_place = mutant.place.function
         if function_place is None:
             return
@@ -218,7 +227,7 @@ class ForkServer:
         for code in _codes_in(compile(mutant.tree(), path, "exec", dont_inherit=True)):
             if (code.co_firstlineno, code.co_name) == (first, name):
                 for function in self._functions.get((path, first, name), ()):
-                    function.__code__ = code
+                    yield function, code
 
     def _in_new_process(self, names: list[str]) -> Outcome:
         seeds = [int(name.removeprefix(SEED)) for name in names if name.startswith(SEED)]

@@ -132,4 +132,6 @@ def test_mutants_are_found_in_forks(capsys: pytest.CaptureFixture[str]) -> None:
     # By its processor time or, on a busy machine, by the time limit of a test.
     assert any("test_it_counts" in line and "Add to Sub" in line for line in found)
     assert any("test_it_counts in" in line and "1 to 2" in line for line in found)
+    # Without `super()` the function has other free variables, so that it is tried in a new process.
+    assert any("test_a_problem_says_what_is_wrong" in line and "without" in line for line in found)
     assert len(found) == len(_sample()) - len(survivors)

@@ -16,3 +16,8 @@ def unused(number: int) -> int:
 
 def is_many(number: int) -> bool:
     return number > 10
+
+
+class Problem(ValueError):
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{number} is wrong")

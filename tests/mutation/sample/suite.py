@@ -15,3 +15,7 @@ def test_few() -> None:
 
 def test_many() -> None:
     assert subject.is_many(20)
+
+
+def test_a_problem_says_what_is_wrong() -> None:
+    assert str(subject.Problem(3)) == "3 is wrong"
