@@ -44,6 +44,8 @@ from whistlestop.storage.postgres.connection import translate as postgres_transl
 from whistlestop.storage.postgres.notify import PAYLOAD_BYTES, PostgresNotifier, digest, payloads
 from whistlestop.storage.postgres.schema import statements as postgres_statements
 from whistlestop.storage.postgres.statement import FEW_ROWS, Statement, numbered
+from whistlestop.storage.postgres.store import PostgresStore
+from whistlestop.storage.postgres.writer import TransitionWriter
 from whistlestop.storage.records import (
     Backlog,
     BranchRange,
@@ -56,6 +58,7 @@ from whistlestop.storage.records import (
     own_branch,
 )
 from whistlestop.storage.sqlite.connection import translate as sqlite_translate
+from whistlestop.storage.sqlite.store import SqliteStore
 from whistlestop.storage.status import service_error
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -366,6 +369,18 @@ async def test_only_a_started_notifier_with_others_has_something_to_send() -> No
     assert notifier._has_unsent.is_set()
     assert not notifier._sent.is_set()
     assert notifier._unsent == {digest("a"), digest("b")}
+
+
+def test_only_sqlite_ends_a_write_before_its_caller_is_cancelled() -> None:
+    assert SqliteStore(":memory:").defers_cancellation
+    assert not PostgresStore("postgresql://127.0.0.1:1/nothing").defers_cancellation
+
+
+async def test_a_closed_writer_takes_nothing() -> None:
+    writer = TransitionWriter(cast("Any", None), 1)
+    await writer.close()
+    with pytest.raises(Unavailable, match="the store is closed"):
+        await writer.commit(cast("Any", None))
 
 
 # ---- function instances ----------------------------------------------------------------------------------------------

@@ -773,7 +773,9 @@ def test_external_payloads_are_counted() -> None:
         {"workflow_execution_started_event_attributes": {
             "input": {"payloads": [of(1), payload("x"), of(2)]}, "header": {"fields": {"a": of(4)}},
             "search_attributes": {"indexed_fields": {"A": of(1000)}}, "memo": {"fields": {"m": of(8)}},
-            "continued_failure": {"cause": {"application_failure_info": {"details": {"payloads": [of(16)]}}}},
+            "continued_failure": {"message": "m", "cause": {"message": "c", "application_failure_info": {
+                "type": "T", "details": {"payloads": [of(16)]},
+            }}},
         }, "user_metadata": {"summary": of(32)}},
         {"timer_fired_event_attributes": {"timer_id": "t"}},
         {},
