@@ -232,15 +232,62 @@ async def sticky(p: Puppet) -> None:
     queue = p.id("sticky")
     await p.start()
     poll = p.begin("PollWorkflowTaskQueue", **p.poll_fields(queue, sticky=True))
-    sticky = {
-        "worker_task_queue": {"name": queue, "kind": "TASK_QUEUE_KIND_STICKY"},
-        "schedule_to_start_timeout": seconds(60),
-    }
-    await p.step(timer(), sticky_attributes=sticky)
+    await p.step(timer(), sticky_attributes=_sticky(queue, 60))
     asked = _ask(p)
     await _answer(p, await poll.answer())
     await asked.answer()
     await p.terminate()
+
+
+@scenario
+async def no_worker_at_the_sticky_queue(p: Puppet) -> None:
+    """A query that finds no worker there lets the run leave the sticky queue: what follows goes to its own."""
+    await p.start()
+    await p.step(timer(), sticky_attributes=_sticky(p.id("sticky"), 60))
+    asked = _ask(p)
+    await _answer(p, await p.workflow_task())
+    await asked.answer()
+    await p.signal("s")
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def no_answer_from_the_sticky_queue(p: Puppet) -> None:
+    """The worker of the sticky queue takes the query and says nothing."""
+    queue = p.id("sticky")
+    await p.start()
+    poll = p.begin("PollWorkflowTaskQueue", **p.poll_fields(queue, sticky=True))
+    await p.step(timer(), sticky_attributes=_sticky(queue, 1))
+    asked = _ask(p)
+    await poll.answer()
+    await _answer(p, await p.workflow_task())
+    await asked.answer()
+    await p.signal("s")
+    await p.step(complete_workflow())
+    await p.history()
+
+
+@scenario
+async def no_time_for_the_sticky_queue(p: Puppet) -> None:
+    """A caller that gives up before the worker's time is over changes nothing."""
+    queue = p.id("sticky")
+    await p.start()
+    poll = p.begin("PollWorkflowTaskQueue", **p.poll_fields(queue, sticky=True))
+    await p.step(timer(), sticky_attributes=_sticky(queue, 60))
+    asked = _ask(p, record=False, deadline=1)
+    await poll.answer()
+    await asked.abandon()
+    await p.signal("s")
+    await p.complete(await p.workflow_task(queue, sticky=True), complete_workflow())
+    await p.history()
+
+
+def _sticky(queue: str, timeout: float) -> dict[str, object]:
+    return {
+        "worker_task_queue": {"name": queue, "kind": "TASK_QUEUE_KIND_STICKY"},
+        "schedule_to_start_timeout": seconds(timeout),
+    }
 
 
 @scenario

@@ -218,6 +218,18 @@ async def _answer(ports: HistoryPorts, query_id: str) -> query_pb.WorkflowQueryR
     return query_pb.WorkflowQueryResult.FromString(record.answer)
 
 
+async def _leave_sticky_queue(ports: HistoryPorts, entry: Entry) -> None:
+    """Send the run's next workflow tasks to its own queue, since the worker of the sticky one did not answer."""
+    key, sticky = entry.key, entry.state.sticky_task_queue
+
+    def decide(run: Run) -> None:
+        if run.is_open and run.state.sticky_task_queue == sticky:
+            run.state.sticky_task_queue = ""
+            run.changed = True
+
+    await ports.engine.change(key.namespace_id, key.workflow_id, key.run_id, decide)
+
+
 async def _ask_directly(
     ports: HistoryPorts, entry: Entry, query_id: str, request: service_pb.QueryWorkflowRequest, deadline_ns: int
 ) -> query_pb.WorkflowQueryResult:
@@ -227,11 +239,16 @@ async def _ask_directly(
     if sticky and versioning.keeps_cache(state, await ports.engine.deployments.cached(entry.key.namespace_id)):
         sticky_ns = state.sticky_schedule_to_start_timeout_ns or ports.limits.sticky_timeout_default_ns
         until_ns = min(deadline_ns, ports.clock.steady_ns() + sticky_ns)
-        if await _has_poller(ports, entry, sticky):
+        has_poller = await _has_poller(ports, entry, sticky)
+        if has_poller:
             result = await _dispatch(ports, entry, query_id, request, sticky, until_ns, deadline_ns)
             if result is not None:
                 return result
             await ports.store.delete_query(query_id)
+        # A worker that had less time than its own timeout, since the caller has none left, may still be there.
+        unanswered = not has_poller or until_ns < deadline_ns
+        if unanswered and not state.close_ns:
+            await _leave_sticky_queue(ports, entry)
     await _check_workers(ports, entry)
     if sticky:
         query_id = ports.ids.uuid()
