@@ -238,8 +238,9 @@ async def _result(p: Puppet, given: Payloads) -> None:
 
 async def _child_input(p: Puppet, given: Payloads) -> None:
     await p.start()
-    await p.step(c.child(p.id("child"), p.id("queue"), input=given))
-    task = await p.workflow_task(p.id("queue"), record=False)
+    # On a queue of its own: the parent has a task, too.
+    await p.step(c.child(p.id("child"), p.id("leg"), input=given))
+    task = await p.workflow_task(p.id("leg"), record=False)
     assert task.history.events[0].workflow_execution_started_event_attributes.input == given
 
 

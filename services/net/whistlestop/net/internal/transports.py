@@ -151,10 +151,11 @@ def _unwrap(
 ) -> tuple[Rpc[Any, Any], Message, CallContext]:
     try:
         method, fields = current_name(str(event["method"])), event.get("context", {})
+        data = _bytes(event["request"])
         rpc = service.rpcs.get(method)
         if rpc is None:
             raise unimplemented(f"unknown method {method}")
-        request: Message = rpc.request_type.FromString(_bytes(event["request"]))
+        request: Message = rpc.request_type.FromString(data)
         timeout_ms = fields.get("timeout_ms")
         caller_deadline_ns = None if timeout_ms is None else clock.steady_ns() + int(timeout_ms) * MILLISECOND_NS
         context = CallContext(
