@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,8 +30,15 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Watch a test until its fixtures have ended, also after pytest-timeout has stopped its timer."""
+    """Watch a test until its fixtures have ended, also after pytest-timeout has stopped its timer.
+
+    Then take away what it has added to the root logger: a handler would write to a stderr that is captured no more.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     try:
         return (yield)
     finally:
         item.config.stash[_watchdog].stop()
+        root.handlers[:] = handlers
+        root.setLevel(level)
