@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
-# One more than CI has cores: half of what tests do is waiting.
-WORKERS ?= 3
+# Twice as many as CI has cores: half of what tests do is waiting.
+WORKERS ?= 4
 # For each target of fuzzing.
 FUZZ_SECONDS ?= 300
 LONG_SEEDS ?= 10000
