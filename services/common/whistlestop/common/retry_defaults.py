@@ -1,4 +1,4 @@
-"""What a retry policy has for the fields that a caller leaves empty, and the pauses of the server's own retries."""
+"""Retry policies get these defaults in fields left empty. The pauses of the server's own retries stand here, too."""
 
 from __future__ import annotations
 

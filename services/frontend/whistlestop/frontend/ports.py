@@ -1,4 +1,4 @@
-"""What handlers of RPCs may use of the frontend: its store, the two other functions, time, ids and settings."""
+"""Handlers of RPCs use these parts of the frontend: its store, the other functions, time, ids and settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FrontendPorts:
-    """What a handler is given beside its request. It stands below the handlers, which never see the service."""
+    """A handler gets these beside its request. They stand below the handlers, which never see the service."""
 
     store: Store
     history: HistoryService

@@ -105,7 +105,7 @@ class Frontend:
             self._background,
             self.call_as_server,
         )
-        """What handlers are given."""
+        """Return what handlers may use."""
         self._access = self._access_control()
         self.registry = REGISTRY
         """The public RPCs that transports offer."""

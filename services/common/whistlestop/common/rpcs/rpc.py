@@ -27,7 +27,7 @@ ResponseT = TypeVar("ResponseT", bound="Message")
 
 
 class Channel(Protocol):
-    """What a client calls through. A server of this process is a channel to itself."""
+    """A client calls through a channel. A server of this process is a channel to itself."""
 
     async def call(self, rpc: Rpc[Any, Any], request: Any, context: CallContext) -> Reply:
         """Call the RPC and return its reply. Raise ServiceError, whatever the transport."""

@@ -44,7 +44,7 @@ Validator: TypeAlias = "Callable[[Any, Namespace | None, Rules], None]"
 """Checks a request and fills in defaults such as request ids. Raises ServiceError."""
 
 HANDLERS: Handlers[FrontendPorts] = Handlers()
-"""What the frontend does for an RPC: it serves it, or does something before or after the call of another service."""
+"""The frontend serves an RPC itself, or does something before or after it calls another service."""
 handles = HANDLERS.register
 
 

@@ -1,4 +1,4 @@
-"""What requests about standalone activities and about standalone Nexus operations share: checks, and lists."""
+"""Checks and lists that requests about standalone activities and standalone Nexus operations share."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ _UNSET = {
     ct.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION: "empty ScheduleNexusOperationCommandAttributes",
     ct.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION: "empty CancelNexusOperationCommandAttributes",
 }
-"""What Temporal says of unset attributes, where it is not what it says of all others."""
+"""Temporal's texts for unset attributes, where they differ from its text for all others."""
 
 
 def carry_out(completion: Completion, handlers: Mapping[int, Handler]) -> None:
