@@ -21,6 +21,7 @@ import argparse
 import sqlite3
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,7 +30,7 @@ import psycopg
 from whistlestop.history.core import state_pb2 as state_pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 TRANSITIONS = 200
 DELTAS = 32
@@ -172,7 +173,7 @@ def _advance(head: state_pb.MutableState, version: int) -> None:
     head.history_size_bytes = version * 300
 
 
-class Form:
+class Form(ABC):
     """A way of storing one run; the loaded state is what the engine keeps in its cache."""
 
     def __init__(self, db: Database, pending: int) -> None:
@@ -180,20 +181,21 @@ class Form:
         self.version = 1
         self.oldest, self.newest = 1, pending
 
+    @abstractmethod
     def create(self) -> None:
-        raise NotImplementedError
+        """Write the run with its first activities."""
 
+    @abstractmethod
     def start(self, number: int) -> None:
         """Record that the activity was started."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replace(self, number: int, by: int) -> None:
         """Record the end of an activity, and schedule another."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self) -> int:
         """Read the run as after a restart; return the number of its pending activities."""
-        raise NotImplementedError
 
     def transition(self) -> None:
         self.version += 1
@@ -395,6 +397,14 @@ class Deltas(Form):
         return len(items)
 
 
+FORMS: dict[str, Callable[[Database, int], Form]] = {
+    "whole": Whole,
+    "parts": Parts,
+    "chunks": Chunks,
+    "deltas": Deltas,
+}
+
+
 def _measure(name: str, form: Form, pending: int) -> None:
     form.create()
     for _ in range(20):
@@ -424,7 +434,7 @@ def main() -> None:
         url = durable_server()
     for pending in given.sizes:
         print(f"{pending} pending activities, {len(_activity(pending).SerializeToString())} bytes each")
-        for name, kind in {"whole": Whole, "parts": Parts, "chunks": Chunks, "deltas": Deltas}.items():
+        for name, kind in FORMS.items():
             with tempfile.TemporaryDirectory() as folder:
                 db: Database = Sqlite(folder) if url is None else Postgres(url)
                 _measure(name, kind(db, pending), pending)

@@ -24,17 +24,15 @@ GRACE_S = 120.0
 """Seconds from the timeout of a test, in which it may still end by itself, to the end of the process."""
 
 
+_LINKS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
+"""The attributes of a coroutine, a generator and an asynchronous generator: its frame, and what it waits for."""
+
+
 def _frames(awaited: Any) -> Iterator[FrameType]:
     """Yield the frames of a coroutine, of what it awaits, of what that awaits, and so on."""
-    while awaited is not None:
-        for kind in ("cr", "gi", "ag"):
-            frame = getattr(awaited, f"{kind}_frame", None)
-            if frame is not None:
-                yield frame
-                break
-        else:
-            return
-        awaited = getattr(awaited, "cr_await" if kind == "cr" else "gi_yieldfrom" if kind == "gi" else "ag_await", None)
+    while links := next((each for each in _LINKS if getattr(awaited, each[0], None) is not None), None):
+        yield getattr(awaited, links[0])
+        awaited = getattr(awaited, links[1])
 
 
 def write_tasks(file: TextIO) -> None:
