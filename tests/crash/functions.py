@@ -86,16 +86,8 @@ async def _under_load(options: Options, line: Line) -> tuple[load.Acknowledged, 
     try:
         async with load.working(client):
             await _kill_again_and_again(options, line.platform, traffic, running, killed)
-            traffic.stopping = contention.stopping = True
-            await contending
-            try:
-                await asyncio.wait_for(running, FINISH_S)
-            except TimeoutError:
-                unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
-                missing = [f"not finished: {unfinished}", *await _stuck(line.cloud, unfinished)]
-            else:
-                missing = await load.check(client, traffic.told)
-                missing += await contention.check(client)
+            missing, unfinished = await load.finish(client, traffic, running, contention, contending, FINISH_S)
+            missing += await _stuck(line.cloud, unfinished)
             print(contention, flush=True)
     finally:
         running.cancel()

@@ -168,16 +168,7 @@ async def under_load(
         # The worker of a pair of servers talks to the other one.
         async with load.working(clients[-1]):
             await trouble(traffic, running)
-            traffic.stopping = contention.stopping = True
-            await contending
-            try:
-                await asyncio.wait_for(running, finish_s)
-            except TimeoutError:
-                unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
-                missing = [f"not finished: {unfinished}"]
-            else:
-                missing = await load.check(clients[0], traffic.told)
-                missing += await contention.check(clients[0])
+            missing, _ = await load.finish(clients[0], traffic, running, contention, contending, finish_s)
             print(contention, flush=True)
     finally:
         running.cancel()

@@ -23,6 +23,8 @@ from tests.patience import PATIENCE_S
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from tests.crash.contention import Contention
+
 QUEUE = "crash"
 SIGNALS = 2
 
@@ -250,6 +252,24 @@ async def working(client: Client) -> AsyncIterator[None]:
         task.cancel()
         # A worker without a server would wait for it for ever.
         await asyncio.wait([task], timeout=PATIENCE_S)
+
+
+async def finish(
+    client: Client, traffic: Load, running: asyncio.Task[None], contention: Contention, contending: asyncio.Task[None],
+    finish_s: float,
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Let the clients come to their end within `finish_s` seconds, and check what they were told.
+
+    Return what is wrong, in words, and the names of the orders that did not finish.
+    """
+    traffic.stopping = contention.stopping = True
+    await contending
+    try:
+        await asyncio.wait_for(running, finish_s)
+    except TimeoutError:
+        unfinished = sorted(set(traffic.told.started) - set(traffic.told.results))
+        return [f"not finished: {unfinished}"], unfinished
+    return [*await check(client, traffic.told), *await contention.check(client)], []
 
 
 async def check(client: Client, told: Acknowledged) -> list[str]:
